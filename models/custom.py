@@ -1,0 +1,31 @@
+"""FashionCNN: three convolutions and two linear layers, small enough to follow by hand."""
+
+from torch import nn
+
+from models.heads import MODELS, head
+
+
+def _block(in_channels, out_channels):
+    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+
+
+class FashionCNN(nn.Module):
+    """(B, 3, S, S) -> (B, num_classes) logits; the first linear layer is made for S = `image_size`, which is at least 8."""
+
+    def __init__(self, num_classes, image_size=224):
+        super().__init__()
+        self.layer1 = _block(3, 16)
+        self.layer2 = _block(16, 32)
+        self.layer3 = _block(32, 64)
+        side = image_size // 8  # three poolings halve it three times
+        self.classifier = head(64 * side * side, 256, num_classes, dropout=0.5)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(x)))  # (B, 64, S/8, S/8)
+        return self.classifier(x.flatten(1))
+
+
+@MODELS.register("custom")
+def custom(num_classes, image_size, weights=None):
+    return FashionCNN(num_classes, image_size)

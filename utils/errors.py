@@ -1,0 +1,33 @@
+"""The one exception for what a user can cause, and the wrapper that turns it into a sentence and an exit status."""
+
+import os
+import signal
+import sys
+
+USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4  # exit statuses beyond 0 and Python's own 1
+
+
+class UserError(Exception):
+    """What went wrong, with which path or flag, and what to do: one sentence for the terminal."""
+
+
+def run(main):
+    """Run `main()` as a script: exit with its return value, or with a sentence and status 2 for a `UserError`.
+
+    An interrupt exits 130 and SIGTERM 143, both after `main` has had its chance to save (`SIGTERM` is raised inside of it
+    as `SystemExit(143)`). A closed pipe on standard output ends quietly. Every other exception keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        status = main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
