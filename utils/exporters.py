@@ -1,0 +1,299 @@
+"""Checkpoints into files for other engines, each loaded back and compared with the checkpoint before it gets its name."""
+
+import io
+import logging
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from utils.card import CARD_KEY
+from utils.errors import UserError
+from utils.predictors import open_predictor, softmax
+from utils.preprocess import preprocess
+from utils.registry import Registry
+from utils.report import replacing
+
+EXPORTERS = Registry("engine")
+OPSET = 18  # the first with antialiased Resize, and the one that torch's exporter writes by itself
+BATCHES = (1, 2, 7)
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest |Δlogit| as a part of the range of the checkpoint's logits
+PIXEL_TOLERANCE = 0.01  # largest |Δprob| where the graph resizes: it may round a pixel otherwise than Pillow
+
+
+class ParityError(UserError):
+    """An export that answers otherwise than its checkpoint; `card.parity` is in `.parity`."""
+
+    def __init__(self, message, parity):
+        super().__init__(message)
+        self.parity = parity
+
+
+def export_model(model, card, engine, path, *, images, source, fp16=False, with_preprocessing=False):
+    """Write `model` to `path` for `engine`, compare the file with it, and return its card with the parity certificate.
+
+    `model` is a network in eval mode on the CPU, `images` a list of Pillow RGB images and `source` says in words where
+    they are from. The file gets its name only once the comparison is passed. Raises ParityError where it is not, and
+    UserError for a combination that does not exist.
+    """
+    exporter = EXPORTERS[engine]
+    if (fp16 or with_preprocessing) and engine != "onnx":
+        raise UserError(f"--{'fp16' if fp16 else 'with_preprocessing'} exists for --engine onnx only, not for {engine}")
+    card = card.replace(scheme="fp16" if fp16 else card.scheme, with_preprocessing=with_preprocessing, parity={})
+    model = model.eval()
+    with replacing(path) as temporary, torch.inference_mode(), _quietly():
+        program = exporter.convert(model, card, fp16)
+        exporter.save(program, card, temporary)
+        first = open_predictor(temporary, engine, device="cpu")
+        parity = compare(reference_logits(model, card, images), first, images, source)
+        check(parity, path)
+        card = card.replace(parity=parity)
+        exporter.save(program, card, temporary)  # the same program: only the certificate is new
+        again = open_predictor(temporary, engine, device="cpu")
+        probe = first.prepare(images[0])
+        if again.card != card or not np.array_equal(first(probe), again(probe)):
+            raise ParityError(f"{path} changed when its certificate was written into it", parity)
+    return card
+
+
+def reference_logits(model, card, images, batch_size=32):
+    """What the checkpoint answers to Pillow RGB `images` after the one preprocessing: float32 logits (N, C)."""
+    batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+    with torch.inference_mode():
+        logits = [model(torch.from_numpy(np.concatenate([preprocess(image, card) for image in b]))) for b in batches]
+    return torch.cat(logits).float().numpy()
+
+
+def compare(reference, predictor, images, source, tolerance=None):
+    """Ask `predictor` for all `images` in every batch size, and hold it against `reference` logits (N, C).
+
+    Returns a dict for the card: `rows` has a dict a batch size with `batch`, `max_dlogit`, `mean_dprob`, `max_dprob`,
+    `flips` (other argmax) and `ties` (those flips whose two candidates the checkpoint itself holds equal within twice
+    the tolerance); beside it the source and the count of the images, the logit range and the tolerance in logits.
+    """
+    spread = float(reference.max() - reference.min())
+    card = predictor.card
+    tolerance = tolerance or TOLERANCE["fp16" if card.scheme in ("fp16", "bf16") else "fp32"]
+    rows = []
+    for batch in BATCHES:
+        chunks = (images[i : i + batch] for i in range(0, len(images), batch))
+        logits = np.concatenate([predictor.answer([predictor.prepare(image) for image in chunk]) for chunk in chunks])
+        tie = 2 * (PIXEL_TOLERANCE if card.with_preprocessing else tolerance * spread)
+        rows.append({"batch": batch} | differences(reference, logits, tie))
+    return {
+        "engine": predictor.engine,
+        "images": len(images),
+        "source": source,
+        "logit_range": spread,
+        "tolerance": None if card.with_preprocessing else tolerance * spread,
+        "rows": rows,
+    }
+
+
+def differences(reference, logits, tie):
+    """max |Δlogit|, mean and max |Δprob|, and argmax flips between two (N, C) arrays; `tie` is a margin in logits."""
+    dprob = np.abs(softmax(reference) - softmax(logits))
+    own, other = reference.argmax(axis=1), logits.argmax(axis=1)
+    every = np.arange(len(reference))
+    margin = reference[every, own] - reference[every, other]  # (N,) 0 where they agree
+    return {
+        "max_dlogit": float(np.abs(reference - logits).max()),
+        "mean_dprob": float(dprob.mean()),
+        "max_dprob": float(dprob.max()),
+        "flips": int((own != other).sum()),
+        "ties": int(((own != other) & (margin <= tie)).sum()),
+    }
+
+
+def check(parity, path):
+    """Raises ParityError for a flip that is no tie and for a difference above the tolerance (also one that is NaN)."""
+    for row in parity["rows"]:
+        where = f"{path} is not written: at batch {row['batch']} it"
+        if row["flips"] > row["ties"]:
+            flips = row["flips"] - row["ties"]
+            raise ParityError(f"{where} answers {flips} of {parity['images']} images otherwise than the checkpoint", parity)
+        if parity["tolerance"] is None:
+            if not row["max_dprob"] <= PIXEL_TOLERANCE:
+                raise ParityError(
+                    f"{where} differs by {row['max_dprob']:.2g} in probability (at most {PIXEL_TOLERANCE})", parity
+                )
+        elif not row["max_dlogit"] <= parity["tolerance"]:
+            limit = f"at most {parity['tolerance']:.2g}"
+            raise ParityError(f"{where} differs from the checkpoint by {row['max_dlogit']:.2g} in the logits ({limit})", parity)
+
+
+@contextmanager
+def _quietly():
+    """The exporters warn of their own internals and of deprecated names; what matters here is compared afterwards."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _example(card):
+    """Two images, because torch.export takes a batch of 1 for a constant."""
+    return torch.zeros(2, 3, card.image_size, card.image_size)
+
+
+def embed_card(onnx_model, card):
+    """Put the card into the metadata of an ONNX model, beside what stands there already."""
+    import onnx
+
+    known = {prop.key: prop.value for prop in onnx_model.metadata_props}
+    onnx.helper.set_model_props(onnx_model, known | {CARD_KEY: card.to_json()})
+
+
+@EXPORTERS.register("onnx")
+class Onnx:
+    """`torch.onnx.export`: one file, dynamic batch, opset 18, inputs `input`, outputs `logits`."""
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        import onnx
+
+        buffer = io.BytesIO()
+        torch.onnx.export(
+            model,
+            (_example(card),),
+            buffer,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+        graph = onnx.load_from_string(buffer.getvalue())
+        if fp16:
+            graph = _half(graph)
+        if card.with_preprocessing:
+            graph = prepend_preprocessing(graph, card)
+        onnx.checker.check_model(graph, full_check=True)
+        return graph
+
+    @staticmethod
+    def save(graph, card, path):
+        import onnx
+
+        embed_card(graph, card)
+        onnx.save(graph, str(path))
+        onnx.checker.check_model(str(path))
+
+
+def _half(graph):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    half = OnnxModel(convert_float_to_float16(graph, keep_io_types=True))
+    half.topological_sort()  # the conversion appends the casts of the input at the end, which the checker refuses
+    return half.model
+
+
+def prepend_preprocessing(graph, card):
+    """A network's ONNX graph behind utils/preprocess.py as ONNX nodes: takes `image`, uint8 RGB (N, H, W, 3), any size.
+
+    Resize sees uint8 in NHWC, as that is where ONNX Runtime computes as Pillow does: rounding to whole grey levels after
+    each of the two passes. Sizes are computed as integers, so that long sides are truncated as by `int`.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(name, value, dtype):
+        return numpy_helper.from_array(np.asarray(value, dtype), f"prepare_{name}")
+
+    constants = [
+        constant("two", 2.0, np.float32),
+        constant("spatial", [1, 2], np.int64),
+        constant("first", [0], np.int64),
+        constant("last", [3], np.int64),
+        constant("short", [card.resize_size], np.int64),
+        constant("crop", [card.image_size] * 2, np.int64),
+        constant("full", 255.0, np.float32),
+        constant("mean", card.mean, np.float32),
+        constant("std", card.std, np.float32),
+    ]
+    steps = [  # operator, inputs, output, attributes
+        ("Shape", ["image"], "shape", {}),
+        ("Gather", ["shape", "spatial"], "sides", {}),  # (H, W)
+        ("ReduceMin", ["sides"], "shorter", {"keepdims": 1}),
+        ("Mul", ["sides", "short"], "scaled", {}),
+        ("Div", ["scaled", "shorter"], "resized_sides", {}),
+        ("Gather", ["shape", "first"], "count", {}),
+        ("Gather", ["shape", "last"], "channels", {}),
+        ("Concat", ["count", "resized_sides", "channels"], "resized_shape", {"axis": 0}),
+        ("Resize", ["image", "", "", "resized_shape"], "resized",
+         {"mode": "linear", "antialias": 1, "coordinate_transformation_mode": "half_pixel"}),
+        ("Sub", ["resized_sides", "crop"], "spare", {}),
+        ("Cast", ["spare"], "spare_float", {"to": TensorProto.FLOAT}),
+        ("Div", ["spare_float", "two"], "half_spare", {}),
+        ("Round", ["half_spare"], "rounded", {}),  # halves to even, as Python's round and so torchvision's CenterCrop
+        ("Cast", ["rounded"], "starts", {"to": TensorProto.INT64}),
+        ("Add", ["starts", "crop"], "ends", {}),
+        ("Slice", ["resized", "starts", "ends", "spatial"], "cropped", {}),
+        ("Cast", ["cropped"], "pixels", {"to": TensorProto.FLOAT}),
+        ("Div", ["pixels", "full"], "unit", {}),
+        ("Sub", ["unit", "mean"], "centred", {}),
+        ("Div", ["centred", "std"], "normalised", {}),
+        ("Transpose", ["normalised"], graph.graph.input[0].name, {"perm": [0, 3, 1, 2]}),
+    ]  # fmt: skip
+    made, network_input = (
+        {out for _, _, out, _ in steps[:-1]} | {c.name.removeprefix("prepare_") for c in constants},
+        steps[-1][2],
+    )
+
+    def named(name):
+        return f"prepare_{name}" if name in made else name
+
+    nodes = [
+        helper.make_node(op, [named(i) for i in inputs], [named(out)], name=f"prepare_{number}_{op}", **attributes)
+        for number, (op, inputs, out, attributes) in enumerate(steps)
+    ]
+    whole = onnx.ModelProto()
+    whole.CopyFrom(graph)
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])
+    network = list(whole.graph.node)
+    del whole.graph.node[:], whole.graph.input[:]
+    whole.graph.node.extend([*nodes, *network])
+    whole.graph.input.append(image)
+    whole.graph.initializer.extend(constants)
+    shape = ["batch", 3, card.image_size, card.image_size]
+    whole.graph.value_info.append(helper.make_tensor_value_info(network_input, TensorProto.FLOAT, shape))
+    return whole
+
+
+@EXPORTERS.register("torchscript")
+class TorchScript:
+    """`torch.jit.trace`, so that the file holds the operations only; the card is in its extra files."""
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        return torch.jit.trace(model, _example(card))
+
+    @staticmethod
+    def save(script, card, path):
+        torch.jit.save(script, str(path), _extra_files={CARD_KEY: card.to_json()})
+
+
+@EXPORTERS.register("pt2")
+class Pt2:
+    """`torch.export` with a dynamic batch; the card is in its extra files."""
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        program = torch.export.export(model, (_example(card),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program._example_inputs = None  # they would be stored
+        return program
+
+    @staticmethod
+    def save(program, card, path):
+        torch.export.save(program, str(path), extra_files={CARD_KEY: card.to_json()})
