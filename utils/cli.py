@@ -131,3 +131,16 @@ def add_device(parser):
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes CUDA where there is one")
     group.add_argument("--cuda", action="store_true", help="use CUDA if it is there; says so when it is not")
     return group
+
+
+def add_size(parser):
+    """--num_classes, --image_size: the shape of a network that no checkpoint describes."""
+    group = parser.add_argument_group("size")
+    group.add_argument("--num_classes", type=int, check=at_least(1), help="outputs: those of the checkpoint, or 10")
+    group.add_argument("--image_size", type=int, check=at_least(8), help="side of the input in px: the checkpoint's, or 224")
+    return group
+
+
+def model_or_weights(args):
+    """Cross-flag check: some network must be named."""
+    return [] if args.model or args.weights else ["give -m/--model NAME or -w/--weights FILE: which network is it?"]
