@@ -48,6 +48,12 @@ def head_of(model):
     return model.fc if hasattr(model, "fc") else model.classifier
 
 
+def freeze_trunk(model):
+    """Leave only the head trainable."""
+    model.requires_grad_(False)
+    head_of(model).requires_grad_(True)
+
+
 def _imagenet_weights(name):
     try:
         weights = get_model_weights(name).DEFAULT

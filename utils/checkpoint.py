@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import zipfile
 
 import torch
 
@@ -31,9 +30,9 @@ def read_checkpoint(path):
         raise UserError(f"{path} is a folder; name the .pth file in it") from None
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        if code and zipfile.is_zipfile(path):
+        if code:
             raise UserError(
-                f"{path} carries pickled code ({code[1]}), which is not run; save only weights: torch.save(model.state_dict(), …)"
+                f"{path} carries pickled code ({code[1]}), which is never run; save the weights alone: model.state_dict()"
             ) from None
         raise UserError(f"{path} is not a readable checkpoint") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:

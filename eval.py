@@ -1,0 +1,121 @@
+"""Evaluate a trained model on labelled images, and write every figure as JSON with two pictures beside it.
+
+python3 eval.py -w weights/FashionMNIST/resnet18/best_model.pth       the data set and split that training reported
+python3 eval.py -w weights/photos/resnet18/best_model.pth --split val
+python3 eval.py -w converted_models/resnet18_onnx.onnx -d photos/     an exported or quantized file, the same way
+python3 eval.py -w old.pth -m resnet18 -d FashionMNIST                a checkpoint without a model card
+"""
+
+import pathlib
+
+import torch
+
+from models import list_models
+from utils import cli, plots, runtime
+from utils.card import read_classes
+from utils.checkpoint import load_model
+from utils.datasets import dataset_of, eval_batches, open_dataset
+from utils.engine import evaluate
+from utils.errors import UserError, run
+from utils.metrics import summarise
+from utils.predictors import open_predictor
+from utils.report import RESULTS, write_json
+
+
+def parser():
+    p = cli.Parser(__doc__)
+    model = cli.add_model(p, list_models(), required_weights=True)
+    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
+    model.add_argument("--image_size", type=int, check=cli.at_least(8), help="for a file without a model card")
+    data = cli.add_data(p, default=None)
+    data.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one, else val")
+    data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")
+    cli.add_device(p)
+    p.add_argument("--output", metavar="FILE", help="the JSON; default: results/accuracy/<dataset>/<name>.json")
+    return p
+
+
+def main():
+    args = parser().parse()
+    runtime.keep_memory()
+    device = runtime.choose_device(args.device, args.cuda)
+    predict, card, name = open_any(args, device)
+    split, dataset = choose_split(card, args)
+    workers = runtime.share_cores(args.num_workers if split.paths else 0, device)[1]
+    print(f"{name} on {dataset.name} {split.name}: {len(split):,} images at {card.image_size} px, batches of {args.batch_size}")
+    evaluation = evaluate(predict, eval_batches(split, card, args.batch_size, device, workers=workers))
+    result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
+        "split": split.name,
+        "dataset": dataset.name,
+        "weights": str(args.weights),
+        "images/s": round(len(split) / evaluation.seconds, 1),
+        "device": runtime.describe_machine() | {"used": str(device)},
+        "precision": card.scheme or "fp32",
+        "batch_size": args.batch_size,
+    }
+    path = pathlib.Path(args.output or RESULTS / "accuracy" / dataset.name / f"{name}.json")
+    write_json(path, result)
+    plots.confusion_matrix(
+        result["confusion matrix"], card.classes, path.with_name(f"{path.stem}_confusion.png"), f"{name}, {split.name}"
+    )
+    plots.mistakes(worst(evaluation, split, card), path.with_name(f"{path.stem}_mistakes.png"), "Most confident mistakes")
+    print(describe(result))
+    print("\n".join(["written:", f"  {path}", f"  {path.stem}_confusion.png and {path.stem}_mistakes.png beside it"]))
+
+
+def open_any(args, device):
+    """`(predict, card, name)` for a checkpoint, or for a file of one of the export engines."""
+    classes = read_classes(args.classes) if args.classes else None
+    if pathlib.Path(args.weights).suffix in (".onnx", ".pt", ".pt2"):
+        predictor = open_predictor(args.weights, classes=classes, device=args.device)
+        suffix = f"_{predictor.card.scheme or predictor.engine}"
+
+        def predict(images):
+            return torch.from_numpy(predictor(images.cpu().contiguous().numpy()))
+
+        return predict, predictor.card, predictor.card.architecture + suffix
+    model, card = load_model(args.weights, args.model, classes, args.image_size)
+    model.to(device, memory_format=torch.channels_last)
+    dtype = next(model.parameters()).dtype
+    suffix = f"_{card.scheme}" if card.scheme else ""
+    return lambda images: model(images.to(dtype)), card, card.architecture + suffix
+
+
+def choose_split(card, args):
+    """`(split, data set)`: what the card names unless told otherwise, test before val."""
+    if args.val_fraction is not None:
+        card.training["val_fraction"] = args.val_fraction
+    if "data_dir" in args.given or "dataset" in args.given or not card.training.get("dataset"):
+        card.training["data_dir"] = args.data_dir
+    dataset = dataset_of(card, args.dataset)
+    split = getattr(dataset, args.split) if args.split else dataset.held_out
+    if split is None:
+        there = ", ".join(s.name for s in (dataset.train, dataset.val, dataset.test) if s)
+        raise UserError(f"{dataset.name} has no {args.split or 'val or test'} split; there are: {there} (--split)")
+    return split, dataset
+
+
+def worst(evaluation, split, card, most=24):
+    """The wrong answers with the highest probability: (picture, true class, answer, probability)."""
+    probability, answer = evaluation.logits.softmax(1).max(1)
+    wrong = (answer != evaluation.labels).nonzero().flatten()
+    wrong = wrong[probability[wrong].argsort(descending=True)][:most].tolist()
+    names = card.classes
+    return [(split.image(i), names[evaluation.labels[i]], names[answer[i]], probability[i].item()) for i in wrong]
+
+
+def describe(result):
+    """The headline on one line each, and the weakest classes."""
+    low, high = result["Acc@1 95 % interval"]
+    lines = [f"loss   {result['loss']:.4f}", f"Acc@1  {result['Acc@1']:.4f}  (95 % interval {low:.4f} to {high:.4f})"]
+    if "Acc@5" in result:
+        lines.append(f"Acc@5  {result['Acc@5']:.4f}")
+    lines.append(f"macro  {', '.join(f'{name} {value:.4f}' for name, value in result['macro'].items())}")
+    lines.append(f"expected calibration error {result['expected calibration error']:.4f}, {result['images/s']:.0f} images/s")
+    weakest = sorted(result["per class"].items(), key=lambda item: item[1]["F1"])[:3]
+    lines.append("weakest classes: " + ", ".join(f"{name} (F1 {values['F1']:.3f})" for name, values in weakest))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)

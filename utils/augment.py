@@ -1,0 +1,249 @@
+"""Training augmentation: batched, random per sample, on the device that the batch is on.
+
+The random numbers of a batch come from a numpy generator on the CPU, as a few values a picture; the pictures themselves are
+touched by a handful of batched operations. Random resized crop, rotation, flip and centre crop are one affine map from
+output to input pixels, so they are one `grid_sample`.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from utils.card import resize_size
+from utils.preprocess import crop_origin
+from utils.registry import Registry
+
+AUGMENTATIONS = Registry("augmentation")
+
+CROP_SCALE = (0.8, 1.0)  # share of the picture's area
+CROP_RATIO = (3 / 4, 4 / 3)  # width over height
+DEGREES = 15.0
+
+
+def normalisation(mean, std, device):
+    """`scale, shift` of shape (3,) so that pixel · scale + shift is (pixel / 255 - mean) / std."""
+    std = torch.tensor(std, dtype=torch.float64)
+    scale, shift = 1 / (255 * std), -torch.tensor(mean, dtype=torch.float64) / std
+    return scale.float().to(device), shift.float().to(device)
+
+
+def normalise(pixels, mean, std):
+    """Pixels on the 0–255 scale (N, 1 or 3, H, W) -> float32 (N, 3, H, W) in channels_last; grey becomes three channels."""
+    scale, shift = normalisation(mean, std, pixels.device)
+    pixels = pixels.permute(0, 2, 3, 1)  # (N, H, W, C): what is written next to each other is next to each other in memory
+    return torch.addcmul(shift, pixels.float() if not pixels.is_floating_point() else pixels, scale).permute(0, 3, 1, 2)
+
+
+def centre_crops(pixels, image_size, short_side):
+    """The inference geometry on a batch: short side to `short_side`, then the centred square. uint8 (N, C, S, S).
+
+    Within one grey level of `utils.preprocess.resize_and_crop` on every pixel; equal where nothing is left to resize.
+    """
+    if pixels.sizes is None:
+        return _centre_crop(pixels.data, image_size, short_side)
+    crops = pixels.data.new_empty(len(pixels.data), pixels.data.shape[1], image_size, image_size)
+    sizes, which = np.unique(pixels.sizes, axis=0, return_inverse=True)
+    for number, (height, width) in enumerate(sizes):
+        rows = torch.from_numpy(np.flatnonzero(which.ravel() == number)).to(pixels.data.device)
+        crops[rows] = _centre_crop(pixels.data[rows, :, :height, :width], image_size, short_side)
+    return crops
+
+
+def _centre_crop(images, image_size, short_side):
+    height, width = images.shape[-2:]
+    if min(height, width) != short_side:
+        shape = (
+            (short_side, int(short_side * width / height))
+            if height <= width
+            else (int(short_side * height / width), short_side)
+        )
+        images = _resize(images, shape)
+        height, width = shape
+    top, left = crop_origin(height, width, image_size)
+    return images[..., top : top + image_size, left : left + image_size]
+
+
+def _resize(images, shape):
+    if images.device.type == "cpu":  # this kernel rounds its weights and sums as Pillow does
+        return F.interpolate(images, shape, mode="bilinear", antialias=True)
+    return F.interpolate(images.float(), shape, mode="bilinear", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def draw_boxes(random, sizes, scale=CROP_SCALE, ratio=CROP_RATIO):
+    """Crop boxes as RandomResizedCrop draws them: int64 (N, 4) left, top, width, height for sizes (N, 2) height, width.
+
+    Ten tries of an area and a log-uniform ratio, whole pixels, and a centred box of the nearest allowed ratio where none
+    fits; Szegedy et al. 2015, as torchvision draws it.
+    """
+    height, width = (sizes[:, i : i + 1].astype(np.float64) for i in (0, 1))
+    area = height * width * random.uniform(*scale, (len(sizes), 10))
+    aspect = np.exp(random.uniform(*np.log(ratio), (len(sizes), 10)))
+    w, h = np.round(np.sqrt(area * aspect)), np.round(np.sqrt(area / aspect))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.argmax(1)[:, None]
+    w, h = np.take_along_axis(w, first, 1)[:, 0], np.take_along_axis(h, first, 1)[:, 0]
+    height, width = height[:, 0], width[:, 0]
+    top, left = (np.floor(random.random(len(sizes)) * (full - part + 1)) for full, part in ((height, h), (width, w)))
+    none = ~fits.any(1)
+    if none.any():
+        narrow, wide = width / height < ratio[0], width / height > ratio[1]
+        w_centre = np.where(wide, np.round(height * ratio[1]), width)
+        h_centre = np.where(narrow, np.round(width / ratio[0]), height)
+        w, h = np.where(none, w_centre, w), np.where(none, h_centre, h)
+        top, left = np.where(none, (height - h) // 2, top), np.where(none, (width - w) // 2, left)
+    return np.stack([left, top, w, h], 1).astype(np.int64)
+
+
+def sample_affine(pixels, boxes, angles, flips, image_size):
+    """Resized crop, rotation, flip and centre crop in one bilinear sampling: float32 (N, C, S, S) on the 0–255 scale.
+
+    boxes: (N, 4) left, top, width, height in pixels, each resized to R×R with R = 256/224 · S; angles: (N,) degrees,
+    counter-clockwise; flips: (N,) ±1. What the rotation brings in from outside of the box is black.
+    """
+    device, size, full = pixels.data.device, image_size, resize_size(image_size)
+    left, top, w, h = boxes.astype(np.float64).T
+    cos, sin = np.cos(np.radians(angles)), np.sin(np.radians(angles))
+    # Output pixel (x, y), from the centre -> (ux, uy) in the resized crop, from its centre, in units of its side.
+    ux_x, ux_y, uy_x, uy_y = (values / full for values in (cos * flips, -sin, sin * flips, cos))
+    padded_h, padded_w = pixels.data.shape[-2:]
+    grid_x = np.stack([2 * w * ux_x / padded_w, 2 * w * ux_y / padded_w, (2 * left + w) / padded_w - 1])
+    grid_y = np.stack([2 * h * uy_x / padded_h, 2 * h * uy_y / padded_h, (2 * top + h) / padded_h - 1])
+    axis = np.arange(size) - (size - 1) / 2
+    low, high = _inside(axis[None, :], ux_x[:, None], ux_y[:, None], uy_x[:, None], uy_y[:, None])
+    small = torch.from_numpy(np.concatenate([grid_x, grid_y], dtype=np.float32)).to(device, non_blocking=True)  # (6, N)
+    rows = torch.from_numpy(np.stack([low, high], dtype=np.float32)).to(device, non_blocking=True)  # (2, N, S)
+    x = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
+    grid = torch.empty(len(boxes), size, size, 2, device=device)
+    for axis_index in (0, 1):
+        along_x, along_y, offset = small[3 * axis_index : 3 * axis_index + 3, :, None]
+        torch.add((along_y * x)[:, :, None], (along_x * x + offset)[:, None, :], out=grid[..., axis_index])
+    images = F.grid_sample(pixels.data.float(), grid, padding_mode="border", align_corners=False)
+    outside = (x < rows[0, :, :, None]) | (x > rows[1, :, :, None])  # (N, S, S)
+    return images.masked_fill_(outside[:, None], 0)
+
+
+def _inside(y, ux_x, ux_y, uy_x, uy_y):
+    """The x between which a row y of the output lies inside of the crop, -1/2 <= u <= 1/2 on both axes: two (N, S)."""
+    bounds = []
+    for slope, offset in ((ux_x, ux_y * y), (uy_x, uy_y * y)):
+        slope = np.where(np.abs(slope) < 1e-12, 1e-12, slope)
+        bounds.append(np.sort([(-0.5 - offset) / slope, (0.5 - offset) / slope], axis=0))
+    return np.maximum(bounds[0][0], bounds[1][0]), np.minimum(bounds[0][1], bounds[1][1])
+
+
+class Augmentation:
+    """From gathered pixels to the network's input, float32 (N, 3, S, S) channels_last. Called with (pixels, random)."""
+
+    per_image = None  # or a torchvision transform for the loader's workers to apply instead
+
+    def __init__(self, image_size, mean, std):
+        self.image_size, self.mean, self.std = image_size, mean, std
+
+    def __call__(self, pixels, random):
+        return normalise(self.geometry(pixels, random), self.mean, self.std)
+
+
+@AUGMENTATIONS.register("default")
+class CropRotateFlip(Augmentation):
+    """RandomResizedCrop (area 0.8–1), rotation by up to 15° either way, horizontal flip, centre crop."""
+
+    degrees = DEGREES
+
+    def geometry(self, pixels, random):
+        count = len(pixels.data)
+        boxes = draw_boxes(random, pixels.heights_widths())
+        angles = random.uniform(-self.degrees, self.degrees, count)
+        flips = random.choice((-1.0, 1.0), count)
+        return sample_affine(pixels, boxes, angles, flips, self.image_size)
+
+
+@AUGMENTATIONS.register("trivial")
+class Trivial(CropRotateFlip):
+    """Random resized crop and flip, then TrivialAugmentWide (Müller & Hutter 2021), one draw for each picture."""
+
+    degrees = 0.0
+
+    def geometry(self, pixels, random):
+        images = super().geometry(pixels, random).round_().clamp_(0, 255).to(torch.uint8)
+        images = images.expand(-1, 3, -1, -1)  # colour operations want three channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(random.integers(2**63)))
+            return torch.stack([TRIVIAL(image) for image in images])
+
+
+TRIVIAL = v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)
+
+
+@AUGMENTATIONS.register("none")
+class Centre(Augmentation):
+    """The inference preprocessing: no randomness."""
+
+    def geometry(self, pixels, random):
+        return centre_crops(pixels, self.image_size, resize_size(self.image_size))
+
+
+@AUGMENTATIONS.register("torchvision")
+class Torchvision(Augmentation):
+    """The distribution of `default` as torchvision's transforms, one picture at a time in the loader's workers."""
+
+    def __init__(self, image_size, mean, std):
+        super().__init__(image_size, mean, std)
+        self.per_image = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(resize_size(image_size), scale=CROP_SCALE, ratio=CROP_RATIO),
+                transforms.RandomRotation(DEGREES, interpolation=transforms.InterpolationMode.BILINEAR),
+                transforms.RandomHorizontalFlip(),
+                transforms.CenterCrop(image_size),
+                transforms.ToTensor(),
+                transforms.Normalize(mean, std),
+            ]
+        )
+
+    def __call__(self, pixels, random):
+        return pixels.data.contiguous(memory_format=torch.channels_last)
+
+
+def erase(images, random, probability, scale=(0.02, 0.33), ratio=(0.3, 3.3)):
+    """Random erasing (Zhong et al. 2017): in each picture, with `probability`, a box becomes the mean colour. In place."""
+    count, _, height, width = images.shape
+    area = random.uniform(*scale, count) * height * width
+    aspect = np.exp(random.uniform(*np.log(ratio), count))
+    h, w = np.sqrt(area / aspect).round().clip(1, height), np.sqrt(area * aspect).round().clip(1, width)
+    h = np.where(random.random(count) < probability, h, 0)
+    top, left = np.floor(random.random(count) * (height - h + 1)), np.floor(random.random(count) * (width - w + 1))
+    return images.masked_fill_(_box_mask(images, top, left, h, w), 0)
+
+
+def mix(images, labels, classes, random, mixup=0.0, cutmix=0.0):
+    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), a share λ ~ Beta(α, α) for each picture.
+
+    images: float (N, 3, S, S); labels: int64 (N,). Gives the mixed images and soft labels float (N, classes). With both
+    α above 0, each batch takes one of them at random.
+    """
+    soft = F.one_hot(labels, classes).float()
+    alpha, cut = (cutmix, True) if cutmix and (not mixup or random.random() < 0.5) else (mixup, False)
+    share = random.beta(alpha, alpha, len(images))
+    partner = torch.from_numpy(random.permutation(len(images))).to(images.device)
+    if cut:
+        height, width = images.shape[-2:]
+        h, w = np.round(height * np.sqrt(1 - share)), np.round(width * np.sqrt(1 - share))
+        top, left = (np.floor(random.random(len(images)) * (n - part + 1)) for n, part in ((height, h), (width, w)))
+        images = torch.where(_box_mask(images, top, left, h, w), images[partner], images)
+        share = 1 - h * w / (height * width)
+        kept = torch.from_numpy(share.astype(np.float32)).to(images.device)
+    else:
+        kept = torch.from_numpy(share.astype(np.float32)).to(images.device)
+        images = torch.lerp(images[partner], images, kept.view(-1, 1, 1, 1).to(images.dtype))
+    return images, torch.lerp(soft[partner], soft, kept[:, None])
+
+
+def _box_mask(images, top, left, h, w):
+    """bool (N, 1, H, W), true inside of each picture's box."""
+    device = images.device
+    edges = torch.from_numpy(np.stack([top, top + h, left, left + w]).astype(np.int64)).to(device, non_blocking=True)
+    y, x = (torch.arange(n, device=device) for n in images.shape[-2:])
+    rows = (y >= edges[0, :, None]) & (y < edges[1, :, None])  # (N, H)
+    columns = (x >= edges[2, :, None]) & (x < edges[3, :, None])  # (N, W)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -1,0 +1,252 @@
+"""Where and how the arithmetic runs: device, precision, memory, threads, processes. Nothing below asks a second time."""
+
+import ctypes
+import json
+import os
+import pathlib
+import statistics
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from utils.errors import UserError
+from utils.report import write_json
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def keep_memory():
+    """Tell glibc's allocator to keep freed memory instead of giving it back to the kernel after every step.
+
+    Large tensors then cost no page faults when they come again (mallopt(3)). Returns whether there was a glibc to tell.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    m_trim_threshold, m_top_pad, m_mmap_threshold, m_mmap_max = -1, -2, -3, -4  # malloc.h
+    return all(
+        (
+            mallopt(m_mmap_threshold, 1 << 30),
+            mallopt(m_trim_threshold, 2**31 - 1),
+            mallopt(m_top_pad, 256 << 20),
+            mallopt(m_mmap_max, 0),
+        )
+    )
+
+
+def cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def choose_device(device="auto", cuda=False):
+    """`auto` takes CUDA where there is one. Raises UserError for an explicit `cuda` without one; `--cuda` only says so."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UserError("--device cuda: no CUDA device is usable here; leave the flag out to use the CPU")
+    if cuda and not available:
+        print("--cuda: no CUDA device is usable here, so the CPU is used")
+    if device == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank())
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank():
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def processes_here():
+    """How many processes of this run share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def join_group(device):
+    """Join the processes that torchrun started, if it did: NCCL on CUDA, gloo on the CPU."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def leave_group():
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def on_main(function, *args, **kwargs):
+    """Call `function` in the first process of the run only; the others return None."""
+    return function(*args, **kwargs) if rank() == 0 else None
+
+
+def say(*words, **options):
+    """print, from one process of the run."""
+    on_main(print, *words, flush=True, **options)
+
+
+def share_cores(workers, device):
+    """Split the cores of this process between torch threads and loader workers, so that the sum never exceeds them.
+
+    Returns `(threads, workers)` and sets torch's thread count. On the CPU at most half of the cores decode images; with a
+    GPU all but one do.
+    """
+    available = max(1, cores() // processes_here())
+    most = max(1, available - 1) if device.type == "cuda" else available // 2
+    workers = min(workers, most)
+    threads = max(1, available - workers)
+    torch.set_num_threads(threads)
+    return threads, workers
+
+
+@dataclass
+class Runtime:
+    """What was chosen, once, for the whole run."""
+
+    device: torch.device
+    precision: str = "fp32"  # a key of AUTOCAST
+    threads: int = 1
+    workers: int = 0
+    keeps_memory: bool = False
+    compiled: bool = False
+
+    def autocast(self):
+        dtype = AUTOCAST[self.precision]
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    def scaler(self):
+        """Loss scaling, on only where fp16 gradients would underflow."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda")
+
+    def describe(self):
+        """The one line: device, precision, memory format, threads, workers, allocator, compile."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        parts = [
+            name,
+            self.precision,
+            "channels_last",
+            f"{self.threads} thread{'s' * (self.threads != 1)}",
+            f"{self.workers} loader worker{'s' * (self.workers != 1)}",
+            "allocator keeps memory" if self.keeps_memory else "default allocator",
+            "compiled" if self.compiled else "eager",
+        ]
+        if world_size() > 1:
+            parts.append(f"{world_size()} processes ({dist.get_backend()})")
+        return ", ".join(parts)
+
+
+def choose_precision(wanted, device, time_step=None, key=""):
+    """One of `fp32`, `bf16`, `fp16`, and a sentence where it is not what was asked for.
+
+    `fp16` needs CUDA and becomes bf16 on a CPU. `auto` is bf16 on CUDA devices that have it; on a CPU that has bf16
+    arithmetic it is whichever of fp32 and bf16 is measured faster: `time_step(precision)` gives the seconds of one
+    training step, and the answer is kept for the next run under `key`.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        return "bf16", "--fp16 on a CPU: there is no fast half precision there, so bf16 autocast is used"
+    if wanted != "auto":
+        return wanted, None
+    if device.type == "cuda":
+        return ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"), None
+    if not cpu_has_bf16() or time_step is None:
+        return "fp32", None
+    cache = cache_folder() / "precision.json"
+    known = json.loads(cache.read_text()) if cache.exists() else {}
+    if key not in known:
+        known[key] = _measure_precision(time_step)
+        try:
+            write_json(cache, known)
+        except OSError as error:
+            return known[key], f"the measured precision could not be kept in {cache} ({error.strerror})"
+    return known[key], None
+
+
+def _measure_precision(time_step):
+    """Alternate fp32 and bf16 steps, and take bf16 where its median step is at least a tenth shorter."""
+    seconds = {"fp32": [], "bf16": []}
+    for attempt in range(4):
+        for precision, times in seconds.items():
+            elapsed = time_step(precision)
+            if attempt:  # the first of each pays for primitives and page faults
+                times.append(elapsed)
+    medians = {precision: statistics.median(times) for precision, times in seconds.items()}
+    return "bf16" if medians["bf16"] < 0.9 * medians["fp32"] else "fp32"
+
+
+def step_timer(model, batch_size, image_size):
+    """A function from a precision to the seconds of one training step of (a copy of) `model` on blank images."""
+    import copy  # here alone: the probe is the one that needs a model to spoil
+
+    network = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
+    images = torch.zeros(batch_size, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch_size, dtype=torch.long)
+
+    def seconds(precision):
+        start = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):  # the probe's dropout must not move the run's random numbers
+            with Runtime(torch.device("cpu"), precision).autocast():
+                loss = nn.functional.cross_entropy(network(images), labels)
+            loss.backward()
+        network.zero_grad()
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def cpu_has_bf16():
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX)."""
+    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends.cpu, "get_cpu_capability") else ""
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "AVX512" in capabilities and ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+def cpu_name():
+    """The processor in words, for reports and for the key of what was measured on it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def cache_folder():
+    """Where answers that hold for this machine are kept between runs."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "image-classification"
+
+
+def agree(value):
+    """The first process's value, in all of them."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def prefer_fast_matmul():
+    """TF32 for the fp32 matrix products and convolutions of training on CUDA."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
+def describe_machine():
+    """What stands beside a measured speed: processor, cores, threads, torch, GPU."""
+    machine = {"cpu": cpu_name(), "cores": cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
