@@ -2,13 +2,17 @@
 
 import io
 import logging
+import pathlib
 import warnings
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from PIL import Image
 
+from models import build_model
 from utils.card import CARD_KEY
+from utils.datasets import dataset_of, open_dataset
 from utils.errors import UserError
 from utils.predictors import open_predictor, softmax
 from utils.preprocess import preprocess
@@ -22,6 +26,55 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest |Δlogit| as a part of the r
 PIXEL_TOLERANCE = 0.01  # largest |Δprob| where the graph resizes: it may round a pixel otherwise than Pillow
 
 
+def verification_images(card, count, dataset=None, data_dir=None, sizes=False):
+    """`count` real Pillow RGB images to compare on, and words for what they are.
+
+    They come evenly from the validation split of the data set that is named or that the card names (downloads are left
+    to an explicit `dataset`), else from scikit-learn's digits, else they are generated. With `sizes` a fourth of them is
+    generated all the same, so that portrait, landscape, large and small pictures are among them.
+    """
+    generated = count // 4 if sizes else 0
+    split, words = _validation_split(card, dataset, data_dir)
+    if split is None:
+        return generated_images(count), f"{count} generated images"
+    chosen = np.linspace(0, len(split) - 1, min(count - generated, len(split))).astype(int)
+    images = [split.image(int(index)) for index in chosen] + generated_images(generated)
+    return images, f"{len(chosen)} images of {words}" + (f" and {generated} generated ones of many sizes" if generated else "")
+
+
+def _validation_split(card, dataset, data_dir):
+    name = dataset or card.training.get("dataset")
+    folder = data_dir or card.training.get("data_dir", "data/")
+    if dataset or (name and (pathlib.Path(name).is_dir() or pathlib.Path(folder, name, "raw").is_dir())):
+        try:
+            opened = dataset_of(card, dataset, data_dir)
+        except UserError:
+            if dataset:
+                raise
+        else:
+            split = opened.val or opened.held_out or opened.train
+            return split, f"{opened.name} ({split.name})"
+    try:
+        return open_dataset("digits").val, "digits (val)"
+    except ImportError:
+        return None, None
+
+
+def generated_images(count, seed=0):
+    """Photo-like Pillow RGB images: smooth colour, some edges, grain; sizes from 40 to 640 pixels, upright and across."""
+    random = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        width, height = random.integers(40, 640, 2)
+        coarse = Image.fromarray(random.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((int(width), int(height)), Image.Resampling.BICUBIC)).astype(np.int16)
+        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+        pixels[top : top + height // 3, left : left + width // 3] += random.integers(-120, 120, 3, dtype=np.int16)
+        pixels += random.integers(-12, 13, pixels.shape, dtype=np.int16)
+        images.append(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)))
+    return images
+
+
 class ParityError(UserError):
     """An export that answers otherwise than its checkpoint; `card.parity` is in `.parity`."""
 
@@ -33,20 +86,22 @@ class ParityError(UserError):
 def export_model(model, card, engine, path, *, images, source, fp16=False, with_preprocessing=False):
     """Write `model` to `path` for `engine`, compare the file with it, and return its card with the parity certificate.
 
-    `model` is a network in eval mode on the CPU, `images` a list of Pillow RGB images and `source` says in words where
+    `model` is what `load_model` gave beside `card`, `images` a list of Pillow RGB images and `source` says in words where
     they are from. The file gets its name only once the comparison is passed. Raises ParityError where it is not, and
     UserError for a combination that does not exist.
     """
     exporter = EXPORTERS[engine]
     if (fp16 or with_preprocessing) and engine != "onnx":
         raise UserError(f"--{'fp16' if fp16 else 'with_preprocessing'} exists for --engine onnx only, not for {engine}")
+    model = widened(model, card)
+    fp16 = fp16 or (card.scheme == "fp16" and engine == "onnx")
     card = card.replace(scheme="fp16" if fp16 else card.scheme, with_preprocessing=with_preprocessing, parity={})
-    model = model.eval()
-    with replacing(path) as temporary, torch.inference_mode(), _quietly():
+    with replacing(path) as temporary, torch.no_grad(), quietly():
         program = exporter.convert(model, card, fp16)
         exporter.save(program, card, temporary)
         first = open_predictor(temporary, engine, device="cpu")
-        parity = compare(reference_logits(model, card, images), first, images, source)
+        tolerance = TOLERANCE["fp16" if fp16 else "fp32"]
+        parity = compare(reference_logits(model, card, images), first, images, source, tolerance)
         check(parity, path)
         card = card.replace(parity=parity)
         exporter.save(program, card, temporary)  # the same program: only the certificate is new
@@ -57,6 +112,18 @@ def export_model(model, card, engine, path, *, images, source, fp16=False, with_
     return card
 
 
+def widened(model, card):
+    """The network in eval mode and fp32: 16-bit weights of a quantized checkpoint become the same values in 32 bits.
+
+    The 16-bit arithmetic of such a checkpoint is chosen by its device at run time, which no exported file can do.
+    """
+    if card.scheme is None:
+        return model.eval()
+    plain = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
+    plain.load_state_dict(model.state_dict())  # copies into fp32, exactly
+    return plain.eval()
+
+
 def reference_logits(model, card, images, batch_size=32):
     """What the checkpoint answers to Pillow RGB `images` after the one preprocessing: float32 logits (N, C)."""
     batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
@@ -65,16 +132,16 @@ def reference_logits(model, card, images, batch_size=32):
     return torch.cat(logits).float().numpy()
 
 
-def compare(reference, predictor, images, source, tolerance=None):
+def compare(reference, predictor, images, source, tolerance):
     """Ask `predictor` for all `images` in every batch size, and hold it against `reference` logits (N, C).
 
     Returns a dict for the card: `rows` has a dict a batch size with `batch`, `max_dlogit`, `mean_dprob`, `max_dprob`,
     `flips` (other argmax) and `ties` (those flips whose two candidates the checkpoint itself holds equal within twice
-    the tolerance); beside it the source and the count of the images, the logit range and the tolerance in logits.
+    the tolerance); beside it the source and the count of the images, the range of the logits, and the tolerance in
+    logits. `tolerance` is a part of that range. Where the graph itself resizes, only probabilities are held to a limit.
     """
     spread = float(reference.max() - reference.min())
     card = predictor.card
-    tolerance = tolerance or TOLERANCE["fp16" if card.scheme in ("fp16", "bf16") else "fp32"]
     rows = []
     for batch in BATCHES:
         chunks = (images[i : i + batch] for i in range(0, len(images), batch))
@@ -124,7 +191,7 @@ def check(parity, path):
 
 
 @contextmanager
-def _quietly():
+def quietly():
     """The exporters warn of their own internals and of deprecated names; what matters here is compared afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -277,7 +344,7 @@ class TorchScript:
 
     @staticmethod
     def convert(model, card, fp16=False):
-        return torch.jit.trace(model, _example(card))
+        return torch.jit.trace(model, _example(card), check_trace=False)  # the comparison checks more
 
     @staticmethod
     def save(script, card, path):

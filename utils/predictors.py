@@ -50,6 +50,12 @@ def engine_of(path):
     raise UserError(f"the engine does not follow from the name of {path}: say it with --engine; known suffixes: {known}")
 
 
+def must_be_checkpoint(path):
+    """Raises UserError where `path` is an exported file, which the scripts for checkpoints cannot take."""
+    if pathlib.Path(path).suffix.lower() == ".onnx" or archive_kind(path) in PREDICTORS:
+        raise UserError(f"{path} is an exported file, not a checkpoint: predict.py and eval.py take it as it is")
+
+
 def cuda_devices():
     """How many CUDA devices the driver shows; 0 without a driver. Asks the driver itself, so it needs no framework."""
     try:
@@ -181,7 +187,7 @@ class OnnxPredictor(Predictor):
         onnxruntime.set_default_logger_severity(4)  # a provider that does not load is our sentence, not its page of text
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or _cores()
         providers = ["CPUExecutionProvider"]
         if cuda and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             _load_cuda_libraries(onnxruntime)
@@ -220,6 +226,11 @@ class OnnxPredictor(Predictor):
             return self.session.run([self.output], {self.input: batch})[0]
         except Exception as error:  # as above: its own classes, for a shape that does not fit
             raise RuntimeError(_reason(error)) from None
+
+
+def _cores():
+    """Cores that this process may use: by itself ONNX Runtime counts those of the whole machine, also in a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _load_cuda_libraries(onnxruntime):
@@ -303,7 +314,7 @@ class Pt2Predictor(TorchPredictor):
 
 def _same_kind(path, engine):
     """Look into the archive before torch is imported. Raises UserError for a file that is not of the engine's kind."""
-    kind = _kind(path)
+    kind = archive_kind(path)
     if kind == engine:
         return
     what = {
@@ -315,8 +326,8 @@ def _same_kind(path, engine):
     raise UserError(f"{path} is not a {engine} file but {what}")
 
 
-def _kind(path):
-    """What a file of torch's holds, by the names in its archive: every kind of them is a zip."""
+def archive_kind(path):
+    """What a file that torch wrote holds, by the names in its zip: "torchscript", "pt2", "checkpoint", or None."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}

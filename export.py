@@ -1,0 +1,117 @@
+"""Export a checkpoint to ONNX, TorchScript or torch.export, and compare the file with the checkpoint before it is named.
+
+    python export.py -w weights/FashionMNIST/custom/best_model.pth -e onnx
+    python export.py -w weights/FashionMNIST/custom/best_model.pth -e onnx --with_preprocessing
+    python export.py -w weights/FashionMNIST/custom/converted_models/custom_quantized.pth -q -e onnx
+    python export.py -m resnet18 -w plain_state_dict.pth -c classes.txt -e pt2
+
+The file holds the model card, with the result of the comparison in it. A file that answers otherwise than its checkpoint
+is not written. From a quantized checkpoint (fp16, bf16), ONNX of fp16 weights stays in fp16, half the bytes; every
+other combination holds the rounded weights in fp32, as the runtimes cannot choose their arithmetic by the device.
+"""
+
+import pathlib
+
+from models import list_models
+from utils.card import read_classes
+from utils.checkpoint import load_model, read_checkpoint
+from utils.cli import Parser, add_model, at_least
+from utils.errors import UserError, run
+from utils.exporters import EXPORTERS, OPSET, ParityError, export_model, verification_images
+from utils.predictors import PREDICTORS, must_be_checkpoint
+from utils.quantizers import QUANTIZERS
+from utils.report import table
+
+
+def parser():
+    parser = Parser(__doc__)
+    model = add_model(parser, list_models(), required_weights=True)
+    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a checkpoint without a card")
+    model.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a checkpoint without a card")
+    model.add_argument("-q", "--quantized", action="store_true", help="the weights are a quantized checkpoint (quantize.py)")
+    file = parser.add_argument_group("file")
+    file.add_argument("-e", "--engine", required=True, choices=list(EXPORTERS), help="what shall run the file")
+    file.add_argument("--output", metavar="FILE", help="default: converted_models/<model>_<engine> beside the weights")
+    file.add_argument("--fp16", action="store_true", help="ONNX: weights and arithmetic in half precision, float32 in and out")
+    file.add_argument("--with_preprocessing", action="store_true", help="ONNX: takes uint8 RGB (N, H, W, 3) of any size")
+    check = parser.add_argument_group("comparison")
+    check.add_argument("--images", type=int, default=64, check=at_least(7), metavar="N", help="how many images to compare on")
+    check.add_argument("-d", "--dataset", help="whose validation split; default: the one in the card, else digits")
+    check.add_argument("--data_dir", help="where registered data sets lie; default: as in the card, else data/")
+    return parser
+
+
+def flags_agree(args):
+    """Faults of flags that do not go together."""
+    for flag in ("fp16", "with_preprocessing"):
+        if getattr(args, flag) and args.engine != "onnx":
+            yield f"--{flag} exists for --engine onnx only: leave it out, or change --engine {args.engine}"
+    suffix = PREDICTORS[args.engine].suffix
+    if args.output and pathlib.Path(args.output).is_dir():
+        yield f"--output {args.output} is a folder; name a file that ends in {suffix}"
+    elif args.output and pathlib.Path(args.output).suffix != suffix:
+        yield f"--output {args.output} must end in {suffix}, as a file for {args.engine} does"
+
+
+def hold_quantized(args, card):
+    """The card, with its scheme where a file without a card shows it; UserError where --quantized weights are not."""
+    if not args.quantized or card.scheme:
+        return card
+    kinds = {str(tensor.dtype) for tensor in read_checkpoint(args.weights)["model"].values()}
+    for kind, scheme in (("torch.float16", "fp16"), ("torch.bfloat16", "bf16")):
+        if kind in kinds:
+            return card.replace(scheme=scheme)
+    made = converted_folder(args.weights) / QUANTIZERS["fp16"].file_name(card.architecture)
+    raise UserError(f"--quantized: the weights in {args.weights} are not quantized; give the file of quantize.py ({made})")
+
+
+def converted_folder(weights):
+    """Beside the weights, and where they lie already for a quantized checkpoint."""
+    folder = pathlib.Path(weights).parent
+    return folder if folder.name == "converted_models" else folder / "converted_models"
+
+
+def default_output(args, card):
+    """<model>_<engine>, and a name of its own for every variant, so that none replaces another."""
+    stem = pathlib.Path(QUANTIZERS[card.scheme].file_name(card.architecture)).stem if card.scheme else card.architecture
+    variants = "_fp16" * args.fp16 + "_preprocessing" * args.with_preprocessing
+    return converted_folder(args.weights) / f"{stem}_{args.engine}{variants}{PREDICTORS[args.engine].suffix}"
+
+
+def show_parity(parity):
+    """The certificate as a table."""
+    limit = f", |Δlogit| up to {parity['tolerance']:.2g}" if parity["tolerance"] else ""
+    print(f"compared with the checkpoint on {parity['source']}; its logits span {parity['logit_range']:.3g}{limit}")
+    header = ["batch", "max |Δlogit|", "mean |Δprob|", "max |Δprob|", "argmax flips", "of them ties"]
+    numbers = ("max_dlogit", "mean_dprob", "max_dprob")
+    rows = [[r["batch"], *(f"{r[key]:.1e}" for key in numbers), r["flips"], r["ties"]] for r in parity["rows"]]
+    print(table(header, rows))
+
+
+def show_file(path, args, card):
+    size, side = path.stat().st_size / 1e6, card.image_size
+    takes = "uint8 RGB (N, H, W, 3) of any size" if card.with_preprocessing else f"float32 (N, 3, {side}, {side})"
+    what = f"ONNX opset {OPSET}" if args.engine == "onnx" else args.engine
+    print(f"{path}: {size:.2f} MB, {what}, takes {takes}, gives logits (N, {card.num_classes})")
+
+
+def main():
+    args = parser().parse(lambda args: list(flags_agree(args)))
+    must_be_checkpoint(args.weights)
+    classes = read_classes(args.classes) if args.classes else None
+    model, card = load_model(args.weights, args.model, classes, args.image_size)
+    card = hold_quantized(args, card)
+    path = pathlib.Path(args.output) if args.output else default_output(args, card)
+    images, source = verification_images(card, args.images, args.dataset, args.data_dir, sizes=args.with_preprocessing)
+    flags = {"fp16": args.fp16, "with_preprocessing": args.with_preprocessing}
+    try:
+        card = export_model(model, card, args.engine, path, images=images, source=source, **flags)
+    except ParityError as error:
+        show_parity(error.parity)
+        raise
+    show_parity(card.parity)
+    show_file(path, args, card)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,45 @@
+"""Classify pictures with an exported model: ONNX, TorchScript or torch.export (.pt2).
+
+    python predict.py -i boot.png -m weights/FashionMNIST/custom/converted_models/custom_onnx.onnx
+    python predict.py -i photos/ 'more/*.jpg' -m model.onnx --topk 3 --threshold 0.5 --csv answers.csv --save_dir drawn/
+    python predict.py -i boot.png -m somebody_elses.onnx -c classes.txt --json -
+
+The engine follows from the file's suffix (.onnx, .pt, .pt2), and classes and sizes from its model card; only a file
+without a card needs --classes. An ONNX file is answered without torch, in a fraction of a second from start to end. The
+printed time is that of preprocessing and network, without reading the file. Exit status 3: some pictures could not be
+read; they are named, and the others are answered.
+"""
+
+import sys
+
+from utils import answers
+from utils.card import read_classes
+from utils.cli import Parser, add_device, at_least
+from utils.errors import run
+from utils.predictors import PREDICTORS, open_predictor
+
+
+def parser():
+    parser = Parser(__doc__)
+    model = parser.add_argument_group("model")
+    model.add_argument("-m", "--model", required=True, metavar="FILE", help="an exported file: .onnx, .pt or .pt2")
+    model.add_argument("-e", "--engine", choices=list(PREDICTORS), help="default: what the suffix of the file says")
+    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
+    model.add_argument("--image_size", type=int, check=at_least(1), help="pixels, for a file without a model card")
+    answers.add_flags(parser)
+    add_device(parser)
+    return parser
+
+
+def main():
+    args = parser().parse(answers.flags_agree)
+    pictures = answers.find_pictures(args.image)
+    classes = read_classes(args.classes) if args.classes else None
+    predictor = open_predictor(args.model, args.engine, classes, args.device, args.image_size)
+    if args.cuda and predictor.device == "cpu":
+        print("--cuda: no CUDA device is usable here, so the CPU is used", file=sys.stderr)
+    return answers.report(predictor, pictures, **answers.wanted(args))
+
+
+if __name__ == "__main__":
+    run(main)

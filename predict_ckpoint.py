@@ -1,0 +1,67 @@
+"""Classify pictures with a checkpoint (.pth), also one with fp16 or bf16 weights.
+
+    python predict_ckpoint.py -i boot.png -w weights/FashionMNIST/custom/best_model.pth
+    python predict_ckpoint.py -i photos/ -w weights/FashionMNIST/custom/converted_models/custom_quantized.pth --topk 3
+    python predict_ckpoint.py -i boot.png -m custom -w plain_state_dict.pth -c classes.txt
+
+Only a file without a model card needs --model and --classes. The printed time is that of preprocessing and network,
+without reading the file. Exit status 3: some pictures could not be read; they are named, and the others are answered.
+"""
+
+import sys
+
+import torch
+
+from models import list_models
+from utils import answers
+from utils.card import read_classes
+from utils.checkpoint import load_model
+from utils.cli import Parser, add_device, add_model, at_least
+from utils.errors import run
+from utils.predictors import Predictor, must_be_checkpoint
+from utils.quantizers import QUANTIZERS
+from utils.runtime import choose_device, keep_memory
+
+
+class CheckpointPredictor(Predictor):
+    """A network behind the call that exported files have."""
+
+    engine = "checkpoint"
+
+    def __init__(self, path, network, card, device):
+        super().__init__(path)
+        self.network, self.card, self.device = network.to(device), card, device.type
+        self.card_text = card.to_json()
+
+    def _run(self, batch):
+        with torch.inference_mode():
+            return self.network(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
+
+
+def parser():
+    parser = Parser(__doc__)
+    model = add_model(parser, list_models(), required_weights=True)
+    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
+    model.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a file without a model card")
+    answers.add_flags(parser)
+    add_device(parser)
+    return parser
+
+
+def main():
+    args = parser().parse(answers.flags_agree)
+    pictures = answers.find_pictures(args.image)
+    must_be_checkpoint(args.weights)
+    classes = read_classes(args.classes) if args.classes else None
+    network, card = load_model(args.weights, args.model, classes, args.image_size)
+    device = choose_device(args.device)
+    if args.cuda and device.type == "cpu":
+        print("--cuda: no CUDA device is usable here, so the CPU is used", file=sys.stderr)
+    if card.scheme:
+        print(QUANTIZERS[card.scheme].arithmetic(device), file=sys.stderr)
+    keep_memory()
+    return answers.report(CheckpointPredictor(args.weights, network, card, device), pictures, **answers.wanted(args))
+
+
+if __name__ == "__main__":
+    run(main)
