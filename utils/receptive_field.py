@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from utils.errors import UserError
 
@@ -154,6 +156,10 @@ def _inspecting(model):
             module.training = mode
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def _device(model):
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 # ---------------------------------------------------------------- by analysis of the exported graph
@@ -539,7 +545,7 @@ def _pixel_unshuffle(analysis, a, shape):
 
 def analytic_fields(model, image_size):
     """`receptive_fields`, and what there is to say about them: ({name: Field}, [note, …])."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = _device(model)
     with _inspecting(model), torch.no_grad():
         try:
             program = torch.export.export(model, (torch.zeros(1, 3, image_size, image_size, device=device),), strict=False)
@@ -574,3 +580,262 @@ def _module_outputs(graph):
             outputs[name] = leaving[-1]
     order = {node: i for i, node in enumerate(graph.nodes)}
     return dict(sorted(outputs.items(), key=lambda item: (order[item[1]], -item[0].count("."))))
+
+
+# ---------------------------------------------------------------- by gradient
+
+# Functions of each place alone (of all its channels): their support is that of the identity.
+# fmt: off
+LOCAL = {
+    "relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "hardtanh",
+    "hardswish", "hardsigmoid", "sigmoid", "tanh", "clamp", "clip", "neg", "abs", "exp", "log", "sqrt", "rsqrt",
+    "square", "pow", "batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm", "dropout",
+    "dropout2d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "contiguous", "clone",
+}
+# fmt: on
+SUMS = {"add": torch.add, "sub": torch.add, "rsub": torch.add, "mul": torch.add, "div": torch.add, "truediv": torch.add}
+
+
+class _Boxes(TorchFunctionMode):
+    """Runs a network's forward with every filter replaced by a box along one axis, the other axis being one pixel wide.
+
+    Convolution is the mean over its channels and a box filter, pooling a box filter, a linear layer the mean over its
+    inputs; normalisation and activation are the identity; differences, products and quotients are sums; what would write in
+    place does not. So all derivatives are positive, nothing cancels, and a field along one axis does not depend on the
+    other. `edge` (one number a sample) is added to all padding: where its derivative is not zero, a field is cut off.
+    `adaptive` holds the fixed window of each adaptive pooling in turn; None records them, with the kernels in `layers`.
+    """
+
+    def __init__(self, axis, edge, adaptive=None):
+        super().__init__()
+        self.axis, self.edge, self.layers = axis, edge, []
+        self.recording = adaptive is None
+        self.adaptive = [] if self.recording else list(adaptive)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        plain = name.strip("_")
+        if name.startswith("__i") and plain[1:] in SUMS:
+            plain = plain[1:]
+        if plain in LOCAL:
+            return args[0] if args else kwargs["input"]
+        if plain in SUMS and len(args) > 1:
+            return self.sum(function, args, plain)
+        handler = getattr(self, "do_" + plain, None)
+        return handler(*args, **kwargs) if handler else function(*args, **kwargs)
+
+    def sum(self, function, args, plain):
+        seen = [a for a in args[:2] if isinstance(a, torch.Tensor) and a.requires_grad]
+        if not seen:
+            return function(*args)
+        shape = torch.broadcast_shapes(*(a.shape for a in args[:2] if isinstance(a, torch.Tensor)))
+        return SUMS[plain](*seen) if len(seen) == 2 else seen[0].expand(shape)
+
+    def of(self, value):
+        """This axis' entry of a number or pair."""
+        return _each(value, 2)[self.axis]
+
+    def slide(self, x, kernel, stride=1, before=0, after=0, dilation=1):
+        """Box filter along the axis, for x (..., H, W)."""
+        self.layers.append((kernel, stride, before, after, dilation))
+        dim = x.dim() - 2 + self.axis
+        rows = x.movedim(dim, -1)
+        if before or after:
+            rows = self.padded(rows, before, after)
+        box = rows.new_full((1, 1, kernel), 1 / kernel)
+        out = F.conv1d(rows.reshape(-1, 1, rows.shape[-1]), box, stride=stride, dilation=dilation)
+        return out.reshape(*rows.shape[:-1], -1).movedim(-1, dim)
+
+    def padded(self, rows, before, after):
+        mask = F.pad(rows.new_zeros(rows.shape[-1]), (before, after), value=1)
+        edge = self.edge.reshape(-1, *[1] * (rows.dim() - 1))
+        return F.pad(rows, (before, after)) + edge * mask
+
+    def do_conv2d(self, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        kernel, dilation = weight.shape[2 + self.axis], self.of(dilation)
+        if isinstance(padding, str):
+            total = dilation * (kernel - 1) if padding == "same" else 0
+            before, after = total // 2, total - total // 2
+        else:
+            before = after = self.of(padding)
+        x = input.unflatten(1, (groups, -1)).mean(2)  # (B, groups, H, W)
+        x = self.slide(x, kernel, self.of(stride), before, after, dilation)
+        return x.unsqueeze(2).expand(-1, -1, weight.shape[0] // groups, -1, -1).flatten(1, 2)
+
+    def do_max_pool2d(self, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+        stride = self.of(stride or kernel_size)
+        kernel, before, dilation = self.of(kernel_size), self.of(padding), self.of(dilation)
+        length, reach = input.shape[input.dim() - 2 + self.axis], dilation * (kernel - 1) + 1
+        after = before
+        if ceil_mode:
+            count = math.ceil((length + 2 * before - reach) / stride) + 1
+            count -= (count - 1) * stride >= length + before  # a window that begins in the padding behind is left out
+            after += max(0, (count - 1) * stride + reach - length - 2 * before)
+        return self.slide(input, kernel, stride, before, after, dilation)
+
+    def do_avg_pool2d(
+        self, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+    ):
+        return self.do_max_pool2d(input, kernel_size, stride, padding, 1, ceil_mode)
+
+    def do_adaptive_avg_pool2d(self, input, output_size, return_indices=False):
+        dim = input.dim() - 2 + self.axis
+        wanted = self.of(output_size)
+        wanted = input.shape[dim] if wanted is None else wanted
+        if self.recording:
+            self.adaptive.append(adaptive_window(input.shape[dim], wanted))
+            kernel = self.adaptive[-1]
+        else:
+            kernel = self.adaptive.pop(0)
+        if kernel:
+            return self.slide(input, kernel, kernel)
+        shape = [-1] * input.dim()
+        shape[dim] = wanted
+        return input.mean(dim, keepdim=True).expand(shape)
+
+    do_adaptive_max_pool2d = do_adaptive_avg_pool2d
+
+    def do_softmax(self, input, dim=-1, *args, **kwargs):
+        return input.mean(dim, keepdim=True).expand(input.shape)
+
+    def do_matmul(self, *values, **kwargs):
+        if sum(isinstance(value, torch.Tensor) and value.requires_grad for value in values) > 1:
+            raise RuntimeError("it mixes places by attention")
+        return torch.matmul(*values)
+
+    def do_scaled_dot_product_attention(self, *args, **kwargs):
+        raise RuntimeError("it mixes places by attention")
+
+    do_multi_head_attention_forward = do_einsum = do_bmm = do_scaled_dot_product_attention
+
+    def do_view(self, input, *shape):
+        return input.reshape(*shape)  # boxes are expanded over channels, which view refuses
+
+    def do_linear(self, input, weight, bias=None):
+        return input.mean(-1, keepdim=True).expand(*input.shape[:-1], weight.shape[0])
+
+    def do_pad(self, input, pad, mode="constant", value=None):
+        pad = list(pad)
+        other = 2 * (self.axis == HEIGHT)  # where the amounts of the axis under test begin: width comes first
+        amounts = pad[other : other + 2]
+        pad[0 : min(4, len(pad))] = [0] * min(4, len(pad))
+        out = F.pad(input, pad) if any(pad) else input
+        if not any(amounts):
+            return out
+        dim = input.dim() - 2 + self.axis
+        return self.padded(out.movedim(dim, -1), *amounts).movedim(-1, dim)
+
+
+def _forward(model, axis, length, adaptive=None, only_borders=False):
+    """One pass over a strip: the image (2, 3, …), the edge, the mode, and {layer name: its output}.
+
+    The strip is of ones and its padding of zeros; or, `only_borders`, zero but for its first and last place and its
+    padding: all weights being positive, what sees none of them has an output of exactly zero.
+    """
+    device = _device(model)
+    device = "cpu" if device.type == "meta" else device  # of the weights only the shapes are used
+    pixels = torch.full((2, 3, length), 1.0 - only_borders, dtype=torch.float64, device=device)
+    pixels[..., [0, -1]] = 1
+    image = pixels.unsqueeze(3 if axis == HEIGHT else 2).requires_grad_()
+    edge = torch.full((2,), float(only_borders), dtype=torch.float64, device=device, requires_grad=True)
+    outputs = {}
+
+    def keep(name):
+        return lambda module, inputs, output: outputs.update({name: output})
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
+    try:
+        with _Boxes(axis, edge, adaptive) as mode:
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return image, mode, {name: o for name, o in outputs.items() if isinstance(o, torch.Tensor) and o.requires_grad}
+
+
+def gradient_fields(model, image_size, cap=CAP):
+    """Fields of all layers by gradient: ({name: Field}, [note, …]).
+
+    The input begins at `image_size` and doubles for the layers whose field is cut off by its borders, up to `cap` pixels;
+    what is cut off there is `capped`. Raises UserError for a model whose forward refuses other sizes of its input, or mixes
+    places by attention, where units side by side need not have fields of one size.
+    """
+    notes = {}
+    with _inspecting(model):
+        try:
+            (_, tall, outputs), (_, wide, _) = (_forward(model, axis, image_size) for axis in (HEIGHT, WIDTH))
+            same = tall.layers == wide.layers and tall.adaptive == wide.adaptive  # the two strips are the same network
+            spans = [_axis_spans(model, HEIGHT, image_size, cap, tall.adaptive, notes)]
+            spans.append(spans[0] if same else _axis_spans(model, WIDTH, image_size, cap, wide.adaptive, notes))
+        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"the gradient method cannot run this model ({reason}); use --method analytic") from None
+    shared = [name for name in outputs if name in spans[HEIGHT] and name in spans[WIDTH]]
+    return {name: Field(spans[HEIGHT][name], spans[WIDTH][name], (None, None)) for name in shared}, list(notes)
+
+
+def _axis_spans(model, axis, image_size, cap, adaptive, notes):
+    """{layer name: Span} along one axis."""
+    lengths = [image_size]
+    while lengths[-1] < cap:
+        lengths.append(min(2 * lengths[-1], cap))
+    along, spans = {}, {}
+    for length in lengths:
+        probe = _forward(model, axis, length, adaptive, only_borders=True)[-1]
+        along = along or _growing(probe, _forward(model, axis, 2 * length, adaptive)[-1])
+        whole = [name for name in along if name not in spans and _inside(probe[name], along[name])]
+        del probe
+        if whole:
+            image, _, outputs = _forward(model, axis, length, adaptive)
+            found = {}  # by identity: layers that change nothing share their output with the layer before
+            for name in whole:
+                out = outputs[name]
+                if id(out) not in found:
+                    found[id(out)] = _measure(out, along[name], image, notes)
+                spans[name] = found[id(out)]
+        if len(spans) == len(along):
+            break
+    cut = Span(0, length - 1, None, capped=True)
+    return {name: spans.get(name, cut) for name in along}
+
+
+def _growing(short, long):
+    """{layer name: the dimension that grows with the image, None for a layer that has no such}."""
+    along = {}
+    for name, out in short.items():
+        grown = [d for d, (a, b) in enumerate(zip(out.shape, long[name].shape, strict=True)) if a != b]
+        if not grown or (len(grown) == 1 and out.dim() > 2):  # in a flattened map there is no place to point at
+            along[name] = grown[0] if grown else None
+    return along
+
+
+def _middle(out, dim):
+    """The two middle places of each sample: (2, 2, …)."""
+    return out if dim is None else out.narrow(dim, max(out.shape[dim] // 2 - 1, 0), min(2, out.shape[dim]))
+
+
+def _inside(probe, dim):
+    """Whether the two middle units see neither the first nor the last pixel nor padding."""
+    return (dim is None or probe.shape[dim] > 1) and not _middle(probe, dim).any()
+
+
+def _measure(out, dim, image, notes):
+    """Span of `out` by the gradient of its two middle units along `dim`, one in each sample."""
+    seed = out.new_zeros(out.shape)  # not zeros_like: `out` may be expanded
+    if dim is None:
+        seed[:] = 1
+    else:
+        for sample in (0, 1):
+            _middle(seed, dim)[sample].select(dim - 1, sample).fill_(1)
+    (heat,) = torch.autograd.grad(out, image, seed, retain_graph=True)
+    seen = [sample.nonzero().flatten().tolist() for sample in heat.sum(1).flatten(1)]
+    (low, high), (next_low, next_high) = ((places[0], places[-1]) for places in seen)
+    if dim is None:
+        return Span(low, high, None)
+    jump = next_low - low
+    if next_high - high != jump:
+        notes["neighbouring units of a layer have fields of different sizes: the wider is given"] = None
+        high = max(high, next_high - jump)
+    shift = (out.shape[dim] // 2 - 1) * jump
+    return Span(low - shift, high - shift, jump)
