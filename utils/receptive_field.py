@@ -839,3 +839,55 @@ def _measure(out, dim, image, notes):
         high = max(high, next_high - jump)
     shift = (out.shape[dim] // 2 - 1) * jump
     return Span(low - shift, high - shift, jump)
+
+
+# ---------------------------------------------------------------- both together, and the field that a trained network uses
+
+
+def compare(analytic, gradient):
+    """Where two results contradict each other, one sentence a layer and axis; layers that only one knows are left out."""
+    faults = []
+    for name in analytic:
+        for axis in ("height", "width") if name in gradient else ():
+            a, g = getattr(analytic[name], axis), getattr(gradient[name], axis)
+            agree = a.size >= g.size if g.capped else (a.start, a.end, a.jump) == (g.start, g.end, g.jump)
+            if not agree:
+                faults.append(f"{name}, {axis}: {_words(a)} by analysis, {_words(g)} by gradient")
+    return faults
+
+
+def _words(span):
+    size = f"≥ {span.size}" if span.capped else span.size
+    return f"size {size}, jump {span.jump}, start {span.start}"
+
+
+def effective_field(model, layer, images, batch_size=16):
+    """The field that a network uses: `(heat, unit)` of the unit in the middle of a layer's output.
+
+    heat: float64 (H, W), for each pixel the absolute derivative of the unit (of the sum of its channels), summed over
+    colours and averaged over `images`, float32 (N, 3, H, W); its sum is 1. unit: (row, column), or None for a layer that
+    has no map. Source: Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
+    NeurIPS 2016.
+    """
+    kept = {}
+    module = model.get_submodule(layer)
+    handle = module.register_forward_hook(lambda module, inputs, output: kept.update(out=output.clone()))
+    heat = torch.zeros(images.shape[-2:], dtype=torch.float64)
+    try:
+        with _inspecting(model):
+            for batch in images.split(batch_size):
+                batch = batch.clone().requires_grad_()
+                model(batch)
+                out = kept.pop("out")
+                unit = (out.shape[2] // 2, out.shape[3] // 2) if out.dim() == 4 else None
+                answer = out if unit is None else out[:, :, unit[0], unit[1]]
+                (gradient,) = torch.autograd.grad(answer.sum(), batch)
+                heat += gradient.abs().sum((0, 1)).double().cpu()
+    finally:
+        handle.remove()
+    return heat / heat.sum().clamp_min(1e-300), unit
+
+
+def effective_size(heat):
+    """Side, in pixels, of the square as large as the area whose heat exceeds 4.55 % of the greatest (Luo et al. 2016)."""
+    return math.sqrt(int((heat > (1 - 0.9545) * heat.max()).sum()))
