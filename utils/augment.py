@@ -32,8 +32,9 @@ def normalisation(mean, std, device):
 def normalise(pixels, mean, std):
     """Pixels on the 0–255 scale (N, 1 or 3, H, W) -> float32 (N, 3, H, W) in channels_last; grey becomes three channels."""
     scale, shift = normalisation(mean, std, pixels.device)
-    pixels = pixels.permute(0, 2, 3, 1)  # (N, H, W, C): what is written next to each other is next to each other in memory
-    return torch.addcmul(shift, pixels.float() if not pixels.is_floating_point() else pixels, scale).permute(0, 3, 1, 2)
+    pixels = pixels.float().permute(0, 2, 3, 1)  # (N, H, W, C)
+    out = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
+    return torch.addcmul(shift, pixels, scale, out=out).permute(0, 3, 1, 2)
 
 
 def centre_crops(pixels, image_size, short_side):

@@ -1,0 +1,36 @@
+PYTHON ?= python3
+DATA_DIR ?= ../shared/data
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint setup clean
+
+setup: $(VENV)/.installed
+
+# Made again when a requirement changes; `pip check` would not see a half-finished install, the stamp does.
+$(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/python train.py -m custom -d digits --image_size 32 --batch_size 64 --max_epoch 20 --wp_epoch 2 --ema
+	$(BIN)/python eval.py -w weights/digits/custom/best_model.pth
+	$(BIN)/python export.py -w weights/digits/custom/best_model.pth -e onnx
+	$(BIN)/python predict.py -i docs/images/digit.png -m weights/digits/custom/converted_models/custom_onnx.onnx
+
+# Half the cores' worth of processes would wait for each other's threads: one thread each, one process a core.
+test: setup
+	OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: setup
+	OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,74 @@
+"""What the tests share: small real data, a tiny trained checkpoint, and the scripts as a user runs them."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What is measured on this machine during tests stays out of the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def real_data():
+    """The folder with FashionMNIST/raw and cifar10_sample; skips where it is not there."""
+    folder = pathlib.Path(os.environ.get("DATA_DIR", ROOT.parent / "shared" / "data"))
+    folder = folder if folder.is_absolute() else ROOT / folder
+    if not (folder / "FashionMNIST" / "raw").is_dir():
+        pytest.skip("the real data sets are not here")
+    return folder
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Run a script of the project in an empty folder: script("train.py", "-d", "digits") -> CompletedProcess."""
+
+    def call(name, *flags, **options):
+        command = [sys.executable, str(ROOT / name), *map(str, flags)]
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300, **options)
+
+    return call
+
+
+@pytest.fixture
+def main_of(tmp_path, monkeypatch, capsys):
+    """Run a script's main() in this process, in an empty folder: main_of("train", "-d", "digits") -> (status, out)."""
+    import importlib
+
+    def call(name, *flags):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, flags)])
+        status = importlib.import_module(name).main()
+        return status or 0, capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """An image folder of three colours, in pictures of different sizes: train 8 a class, val 3."""
+    return make_photos(tmp_path / "photos")
+
+
+def make_photos(root, classes=("blue", "green", "red"), train=8, val=3, sides=(20, 60)):
+    random = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        for split, count in (("train", train), ("val", val)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                height, width = random.integers(*sides, 2)
+                pixels = random.integers(0, 90, (height, width, 3), dtype=np.uint8)
+                pixels[..., 2 - label % 3] += 150
+                Image.fromarray(pixels).save(folder / f"{i}.jpg", quality=95)
+    return root

@@ -1,0 +1,41 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from utils.errors import UserError, run
+
+LIGHT = ("registry", "errors", "cli", "card", "preprocess", "report", "predictors")
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(UserError("no such file"), 2), (KeyboardInterrupt(), 130)])
+def test_what_a_user_causes_is_one_sentence_and_a_status(outcome, status, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(lambda: _raise(outcome))
+    captured = capsys.readouterr()
+    assert end.value.code == status and len(captured.err.splitlines()) == 1 and captured.out == ""
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+def test_sigterm_exits_143():
+    code = "import time; from utils.errors import run; run(lambda: (print('on', flush=True), time.sleep(30)))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."})
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 143
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_light_modules_import_neither_torch_nor_torchvision_nor_matplotlib(module):
+    code = f"import sys, utils.{module}; sys.exit(bool({{'torch', 'torchvision', 'matplotlib'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": "."}).returncode == 0
