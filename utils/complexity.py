@@ -44,14 +44,10 @@ PRODUCTS = ("convolution", "linear", "attention")  # the causes that are multipl
 CAUSES = (*PRODUCTS, "bias", "normalisation", "activation", "pooling", "elementwise")
 
 # Shapes, views and copies: bytes at the most, never FLOPs.
-FREE = frozenset(
-    (
-        *("view", "_unsafe_view", "reshape", "as_strided", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze"),
-        *("select", "slice", "split", "split_with_sizes", "chunk", "unbind", "alias", "detach"),
-        *("empty", "empty_like", "new_empty", "zeros", "ones", "full", "arange"),
-        *("clone", "copy", "_to_copy", "cat", "stack", "constant_pad_nd", "roll", "channel_shuffle", "native_channel_shuffle"),
-    )
-)
+_VIEWS = "view _unsafe_view reshape as_strided t transpose permute expand unsqueeze squeeze select slice split split_with_sizes"
+_MAKERS = "empty empty_like new_empty new_zeros zeros ones full fill arange chunk unbind alias detach"
+_COPIES = "clone copy _to_copy cat stack constant_pad_nd roll index masked_fill channel_shuffle native_channel_shuffle"
+FREE = frozenset(f"{_VIEWS} {_MAKERS} {_COPIES}".split())
 FORMULAS = Registry("operator")  # ATen name without overload or trailing "_" -> (args, out) -> {cause: FLOPs}
 
 
@@ -115,7 +111,7 @@ for _flops, _names in {
 }.items():
     for _name in _names.split():
         FORMULAS.register(_name)(_per_input("activation", _flops))
-for _name in ("add", "sub", "mul", "div", "rsub", "neg", "sqrt", "rsqrt", "exp", "pow"):
+for _name in ("add", "sub", "mul", "div", "rsub", "neg", "sqrt", "rsqrt", "exp", "pow", "eq", "ne"):
     FORMULAS.register(_name)(_per_output)
 
 

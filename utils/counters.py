@@ -5,8 +5,8 @@ true FLOPs of products and is halved. What each tool really counts, as its sourc
 
     torch      convolution, linear and matrix products; nothing else, no bias
     fvcore     products without bias; batch norm 2 · in (at inference), group and layer norm 5 · in; adaptive pooling 1 · in
-    ptflops    products with bias; norms 2 · in; ReLU, SiLU, … and pooling **twice**, once by the hook on the module and once
-               by the function that the module calls; `+=`, `*` and hard swish not at all
+    ptflops    products with bias; norms 2 · in; ReLU and pooling modules **twice**, 1 · in by the hook on the module and
+               1 · in by the function that the module calls; SiLU once; `+=`, `*` and hard swish not at all
     thop       products without bias; batch norm 4 · in; adaptive pooling (taps + 1) · out; group norm, activations, maximum
                pooling and sums nothing
     torchscan  products without bias; batch norm 2 · in; pooling as (k − 1) · out with k one side only of a window that is
@@ -273,7 +273,7 @@ def count_ptflops(model, image_size):
         macs=_whole(macs),
         counts=dict(counts),
         rows=_rows(model, counts),
-        text=lambda max_depth: _cut(out.getvalue(), max_depth).rstrip(),
+        text=lambda max_depth: _cut(out.getvalue(), max_depth),
         parameters=parameters,
         remarks=(
             "ptflops' table leaves out what its patched functions count, its total has it: ReLU and pooling modules twice.",
@@ -327,7 +327,7 @@ def _cut(text, max_depth):
         depth = (len(line) - len(line.lstrip())) // 2
         own = line.lstrip().startswith(("(", ")")) or depth == 0
         if max_depth is None or (depth if own else depth - 1) <= max_depth:
-            lines.append(line.rstrip())
+            lines.append(line)
     return "\n".join(lines)
 
 
@@ -430,7 +430,8 @@ def report(tool, model, name, image_size, max_depth=None, **options):
     profile = COUNTERS[tool](model, image_size, **options)
     difference = reconcile(analysis, profile.counts, profile.macs)
     device = next(model.parameters()).device
-    text = "\n\n".join((profile.text(max_depth), _summary(profile, analysis, name, device), _left_out(difference, analysis)))
+    shown = "\n".join(line.rstrip() for line in profile.text(max_depth).splitlines())
+    text = "\n\n".join((shown, _summary(profile, analysis, name, device), _left_out(difference, analysis)))
     path = RESULTS / "complexity" / f"{name}_complexity_{tool}"
     write_text(path.with_name(path.name + ".txt"), text + "\n")
     write_json(path.with_name(path.name + ".json"), as_json(profile, analysis, difference, name, device))
