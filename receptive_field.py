@@ -192,10 +192,8 @@ def describe(network, fields, findings):
         rows.append((*row, spell(field.centre), spell(field.units)))
     lines = [table(header, rows, align="<<>>>>>"), ""]
     if findings["mismatches"]:
-        lines += [
-            f"the methods disagree on {len(findings['mismatches'])} of these:",
-            *map("  {}".format, findings["mismatches"]),
-        ]
+        lines.append(f"the two methods DISAGREE {len(findings['mismatches'])} times:")
+        lines += [f"  {mismatch}" for mismatch in findings["mismatches"]]
     elif findings["compared"]:
         lines.append(f"by analysis and by gradient alike: all of the {findings['compared']} layers that both methods know")
     lines += [f"note: {note}" for note in findings["notes"]]
@@ -206,8 +204,8 @@ def to_json(network, card, fields, findings, args):
     """What describe() prints, for programs: pairs are [height, width], "global" is a size, null is what there is not."""
     modules = dict(network.named_modules())
 
-    def plain(values):
-        return [None if value is not None and math.isinf(value) else value for value in values]
+    def starts(field):
+        return [None if span.capped or math.isinf(span.start) else span.start for span in (field.height, field.width)]
 
     return {
         "model": card.architecture,
@@ -222,7 +220,7 @@ def to_json(network, card, fields, findings, args):
                 "size": ["global" if size == math.inf else size for size in field.size],
                 "at_least": [span.capped for span in (field.height, field.width)],
                 "jump": list(field.jump),
-                "start": plain(field.start),
+                "start": starts(field),
                 "centre": list(field.centre),
                 "units": list(field.units),
             }

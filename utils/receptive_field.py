@@ -602,28 +602,48 @@ class _Boxes(TorchFunctionMode):
     Convolution is the mean over its channels and a box filter, pooling a box filter, a linear layer the mean over its
     inputs; normalisation and activation are the identity; differences, products and quotients are sums; what would write in
     place does not. So all derivatives are positive, nothing cancels, and a field along one axis does not depend on the
-    other. `edge` (one number a sample) is added to all padding: where its derivative is not zero, a field is cut off.
-    `adaptive` holds the fixed window of each adaptive pooling in turn; None records them, with the kernels in `layers`.
+    other. `edges` (2, samples) are what padding holds before the first place and behind the last. `adaptive` holds the fixed
+    window of each adaptive pooling in turn; None records them.
     """
 
-    def __init__(self, axis, edge, adaptive=None):
+    def __init__(self, axis, edges, adaptive=None):
         super().__init__()
-        self.axis, self.edge, self.layers = axis, edge, []
+        self.axis, self.edges, self.renewed = axis, edges, {}
         self.recording = adaptive is None
         self.adaptive = [] if self.recording else list(adaptive)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
         plain = name.strip("_")
+        in_place = name.endswith("_") and not name.endswith("__")
         if name.startswith("__i") and plain[1:] in SUMS:
-            plain = plain[1:]
+            plain, in_place = plain[1:], True
+        args, kwargs = self.latest(args), self.latest(kwargs or {})
+        result = self.replace(function, plain, args, kwargs)
+        if in_place and plain in SUMS:
+            self.renewed[id(args[0])] = args[0], result  # the old one is kept, so that its id stays its own
+        return result
+
+    def replace(self, function, plain, args, kwargs):
         if plain in LOCAL:
-            return args[0] if args else kwargs["input"]
+            x = args[0] if args else kwargs["input"]
+            same = x.view_as(x)  # of its own, as it may be added to in place where x may not
+            same.origin = getattr(x, "origin", x)
+            return same
         if plain in SUMS and len(args) > 1:
             return self.sum(function, args, plain)
         handler = getattr(self, "do_" + plain, None)
         return handler(*args, **kwargs) if handler else function(*args, **kwargs)
+
+    def latest(self, value):
+        """`value` with every tensor that was added to in place as it is by now."""
+        if isinstance(value, torch.Tensor):
+            while id(value) in self.renewed:
+                value = self.renewed[id(value)][1]
+            return value
+        if isinstance(value, dict):
+            return {key: self.latest(item) for key, item in value.items()}
+        return type(value)(map(self.latest, value)) if type(value) in (tuple, list) else value
 
     def sum(self, function, args, plain):
         seen = [a for a in args[:2] if isinstance(a, torch.Tensor) and a.requires_grad]
@@ -638,7 +658,6 @@ class _Boxes(TorchFunctionMode):
 
     def slide(self, x, kernel, stride=1, before=0, after=0, dilation=1):
         """Box filter along the axis, for x (..., H, W)."""
-        self.layers.append((kernel, stride, before, after, dilation))
         dim = x.dim() - 2 + self.axis
         rows = x.movedim(dim, -1)
         if before or after:
@@ -648,9 +667,14 @@ class _Boxes(TorchFunctionMode):
         return out.reshape(*rows.shape[:-1], -1).movedim(-1, dim)
 
     def padded(self, rows, before, after):
-        mask = F.pad(rows.new_zeros(rows.shape[-1]), (before, after), value=1)
-        edge = self.edge.reshape(-1, *[1] * (rows.dim() - 1))
-        return F.pad(rows, (before, after)) + edge * mask
+        """Rows (B, …, length), longer by this much on either side; shorter where it is negative."""
+        first, last = max(-before, 0), rows.shape[-1] - max(-after, 0)
+        shape = [-1] + [1] * (rows.dim() - 1)
+        ends = [
+            edge.reshape(shape).expand(*rows.shape[:-1], max(amount, 0))
+            for edge, amount in zip(self.edges, (before, after), strict=True)
+        ]
+        return torch.cat([ends[0], rows[..., first:last], ends[1]], -1)
 
     def do_conv2d(self, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         kernel, dilation = weight.shape[2 + self.axis], self.of(dilation)
@@ -696,6 +720,17 @@ class _Boxes(TorchFunctionMode):
 
     do_adaptive_max_pool2d = do_adaptive_avg_pool2d
 
+    def do_getitem(self, input, index):
+        places = list(index) if isinstance(index, tuple) else [index]
+        if Ellipsis in [place for place in places if not isinstance(place, torch.Tensor)]:
+            i = places.index(Ellipsis)
+            places[i : i + 1] = [slice(None)] * (input.dim() - len(places) + 1)
+        thin = 3 if self.axis == HEIGHT else 2  # of one pixel, whatever is cut out of it
+        if input.dim() == 4 == len(places) and isinstance(places[thin], slice):
+            places[thin] = slice(None)
+            return input[tuple(places)]
+        return input[index]
+
     def do_softmax(self, input, dim=-1, *args, **kwargs):
         return input.mean(dim, keepdim=True).expand(input.shape)
 
@@ -727,47 +762,69 @@ class _Boxes(TorchFunctionMode):
         return self.padded(out.movedim(dim, -1), *amounts).movedim(-1, dim)
 
 
-def _forward(model, axis, length, adaptive=None, only_borders=False):
-    """One pass over a strip: the image (2, 3, …), the edge, the mode, and {layer name: its output}.
-
-    The strip is of ones and its padding of zeros; or, `only_borders`, zero but for its first and last place and its
-    padding: all weights being positive, what sees none of them has an output of exactly zero.
-    """
+def _strip(model, length, fill, edges):
+    """Pixels (2, 3, length) and edges (2, 2): two samples, see `_Boxes`."""
     device = _device(model)
     device = "cpu" if device.type == "meta" else device  # of the weights only the shapes are used
-    pixels = torch.full((2, 3, length), 1.0 - only_borders, dtype=torch.float64, device=device)
-    pixels[..., [0, -1]] = 1
+    pixels = torch.full((2, 3, length), fill, dtype=torch.float64, device=device)
+    return pixels, torch.tensor(edges, dtype=torch.float64, device=device)
+
+
+def _ones(model, length):
+    return _strip(model, length, 1.0, [[0, 0], [0, 0]])
+
+
+def _ends(model, length):
+    """Nothing but the first place and the padding before it in one sample, the last and the padding behind it in the other.
+
+    All weights being positive, what sees none of them has an output of exactly zero.
+    """
+    pixels, edges = _strip(model, length, 0.0, [[1, 0], [0, 1]])
+    pixels[0, :, 0] = pixels[1, :, -1] = 1
+    return pixels, edges
+
+
+def _noise(model, length):
+    pixels, edges = _strip(model, length, 0.0, [[0.3, 0.5], [0.7, 0.9]])
+    return pixels.copy_(torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0))), edges
+
+
+def _forward(model, axis, strip, adaptive=None):
+    """One pass over a strip laid along an axis: the image (2, 3, …), the windows of `_Boxes`, {layer name: its output}."""
+    pixels, edges = strip
     image = pixels.unsqueeze(3 if axis == HEIGHT else 2).requires_grad_()
-    edge = torch.full((2,), float(only_borders), dtype=torch.float64, device=device, requires_grad=True)
     outputs = {}
+    mode = _Boxes(axis, edges, adaptive)
 
     def keep(name):
-        return lambda module, inputs, output: outputs.update({name: output})
+        return lambda module, inputs, output: outputs.update({name: mode.latest(output)})
 
     handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
     try:
-        with _Boxes(axis, edge, adaptive) as mode:
+        with mode:
             model(image)
     finally:
         for handle in handles:
             handle.remove()
-    return image, mode, {name: o for name, o in outputs.items() if isinstance(o, torch.Tensor) and o.requires_grad}
+    seen = {name: o for name, o in outputs.items() if isinstance(o, torch.Tensor) and o.requires_grad}
+    return image, mode.adaptive, seen
 
 
 def gradient_fields(model, image_size, cap=CAP):
     """Fields of all layers by gradient: ({name: Field}, [note, …]).
 
-    The input begins at `image_size` and doubles for the layers whose field is cut off by its borders, up to `cap` pixels;
-    what is cut off there is `capped`. Raises UserError for a model whose forward refuses other sizes of its input, or mixes
-    places by attention, where units side by side need not have fields of one size.
+    The input begins at `image_size` and doubles for the layers whose field is cut off by its borders; a field of `cap` pixels
+    or more is `capped`. Raises UserError for a model whose forward refuses other sizes of its input, or mixes places by
+    attention, where units side by side need not have fields of one size.
     """
     notes = {}
     with _inspecting(model):
         try:
-            (_, tall, outputs), (_, wide, _) = (_forward(model, axis, image_size) for axis in (HEIGHT, WIDTH))
-            same = tall.layers == wide.layers and tall.adaptive == wide.adaptive  # the two strips are the same network
-            spans = [_axis_spans(model, HEIGHT, image_size, cap, tall.adaptive, notes)]
-            spans.append(spans[0] if same else _axis_spans(model, WIDTH, image_size, cap, wide.adaptive, notes))
+            noise = _noise(model, image_size)
+            (_, tall, outputs), (_, wide, others) = (_forward(model, axis, noise) for axis in (HEIGHT, WIDTH))
+            spans = [_axis_spans(model, HEIGHT, image_size, cap, tall, notes)]
+            same = tall == wide and all(_alike(outputs[name], others.get(name)) for name in outputs)
+            spans.append(spans[0] if same else _axis_spans(model, WIDTH, image_size, cap, wide, notes))
         except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the gradient method cannot run this model ({reason}); use --method analytic") from None
@@ -775,28 +832,36 @@ def gradient_fields(model, image_size, cap=CAP):
     return {name: Field(spans[HEIGHT][name], spans[WIDTH][name], (None, None)) for name in shared}, list(notes)
 
 
+def _alike(tall, wide):
+    """Whether a layer treats both axes alike: the same answer to the same noise along either."""
+    return wide is not None and tall.numel() == wide.numel() and torch.allclose(tall.flatten(), wide.flatten(), rtol=1e-9)
+
+
 def _axis_spans(model, axis, image_size, cap, adaptive, notes):
     """{layer name: Span} along one axis."""
     lengths = [image_size]
     while lengths[-1] < cap:
         lengths.append(min(2 * lengths[-1], cap))
+    lengths.append(2 * lengths[-1])  # for a field that is smaller than the cap, but was cut off there on one side
     along, spans = {}, {}
+    cut = Span(0, cap - 1, None, capped=True)
     for length in lengths:
-        probe = _forward(model, axis, length, adaptive, only_borders=True)[-1]
-        along = along or _growing(probe, _forward(model, axis, 2 * length, adaptive)[-1])
-        whole = [name for name in along if name not in spans and _inside(probe[name], along[name])]
+        probe = _forward(model, axis, _ends(model, length), adaptive)[-1]
+        along = along or _growing(probe, _forward(model, axis, _ends(model, 2 * length), adaptive)[-1])
+        reach = {name: _reach(probe[name], dim) for name, dim in along.items() if name not in spans}
         del probe
+        spans |= {name: cut for name, ends in reach.items() if ends == "both" and length >= cap}
+        whole = [name for name, ends in reach.items() if ends == "none"]
         if whole:
-            image, _, outputs = _forward(model, axis, length, adaptive)
-            found = {}  # by identity: layers that change nothing share their output with the layer before
+            image, _, outputs = _forward(model, axis, _ones(model, length), adaptive)
+            found = {}  # layers that change nothing have the field of the layer before them
             for name in whole:
-                out = outputs[name]
+                out = getattr(outputs[name], "origin", outputs[name])
                 if id(out) not in found:
                     found[id(out)] = _measure(out, along[name], image, notes)
                 spans[name] = found[id(out)]
         if len(spans) == len(along):
             break
-    cut = Span(0, length - 1, None, capped=True)
     return {name: spans.get(name, cut) for name in along}
 
 
@@ -815,9 +880,17 @@ def _middle(out, dim):
     return out if dim is None else out.narrow(dim, max(out.shape[dim] // 2 - 1, 0), min(2, out.shape[dim]))
 
 
-def _inside(probe, dim):
-    """Whether the two middle units see neither the first nor the last pixel nor padding."""
-    return (dim is None or probe.shape[dim] > 1) and not _middle(probe, dim).any()
+def _reach(probe, dim):
+    """Which ends of the strip, padding included, the middle units see: "none"; "both", one of them alone; or "some"."""
+    if dim is None:
+        ends = probe.flatten(1).any(1)[:, None]
+    elif probe.shape[dim] < 2:
+        return "some"
+    else:
+        ends = _middle(probe, dim).movedim(dim, 1).flatten(2).any(2)  # (2 ends, 2 units)
+    if not ends.any():
+        return "none"
+    return "both" if ends.all(0).any() else "some"
 
 
 def _measure(out, dim, image, notes):
