@@ -26,8 +26,10 @@ from utils.card import ModelCard
 from utils.checkpoint import load_model
 from utils.datasets import dataset_of, open_dataset
 from utils.errors import UserError, run
+from utils.gradient_fields import CAP, gradient_fields
+from utils.graph_fields import analytic_fields
 from utils.preprocess import load_image, preprocess, resize_and_crop
-from utils.receptive_field import CAP, analytic_fields, compare, effective_field, effective_size, gradient_fields
+from utils.receptive_field import compare, effective_field, effective_size
 from utils.report import RESULTS, table, write_json
 
 METHODS = {

@@ -76,13 +76,13 @@ def chain(path):
             seen = below
         for unit in sorted(set(range(rows[row])) | seen):
             real = 0 <= unit < rows[row]
-            face = ORANGE if unit in seen else "white"
+            face = ORANGE if unit in seen and real else "white"
             axis.scatter(
                 place(row, unit),
                 row,
                 s=110,
                 facecolor=face,
-                edgecolor=BLUE if real else GREY,
+                edgecolor=BLUE if real else ORANGE,
                 zorder=2,
                 linestyle="-" if real else ":",
             )

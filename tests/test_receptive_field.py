@@ -19,17 +19,15 @@ from models import build_model, list_models
 from utils.card import ModelCard
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
+from utils.fields import GLOBAL, Field, Span
+from utils.gradient_fields import gradient_fields
+from utils.graph_fields import analytic_fields
 from utils.receptive_field import (
-    GLOBAL,
-    Field,
-    Span,
-    analytic_fields,
     calculate_RF,
     compare,
     effective_field,
     effective_size,
     get_receptive_field,
-    gradient_fields,
     receptive_fields,
 )
 
@@ -42,6 +40,8 @@ def made(build, *args, **options):
 
 def torchvision_model(name):
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if name.startswith("regnet"):  # its widths are worked out with tensors that must hold numbers
+        return torchvision.models.get_model(name, weights=None)
     return made(torchvision.models.get_model, name, weights=None, **options)
 
 
@@ -517,37 +517,39 @@ AGREEING = [
     "alexnet",
     "convnext_tiny",
     "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
     "efficientnet_b0",
-    "efficientnet_b4",
-    "efficientnet_v2_s",
+    "efficientnet_b1",
     "googlenet",
     "inception_v3",
     "mnasnet0_5",
+    "mnasnet0_75",
     "mnasnet1_0",
+    "mnasnet1_3",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
     "regnet_x_400mf",
-    "regnet_x_8gf",
+    "regnet_x_800mf",
     "regnet_y_400mf",
-    "regnet_y_8gf",
+    "regnet_y_800mf",
     "resnet18",
     "resnet34",
     "resnet50",
-    "resnet101",
     "resnext50_32x4d",
-    "resnext101_32x8d",
     "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
     "shufflenet_v2_x2_0",
     "squeezenet1_0",
     "squeezenet1_1",
     "vgg11",
+    "vgg11_bn",
     "vgg13",
+    "vgg13_bn",
+    "vgg16",
     "vgg16_bn",
     "vgg19",
+    "vgg19_bn",
     "wide_resnet50_2",
 ]
 
