@@ -427,6 +427,16 @@ def test_the_table_goes_between_its_markers_and_nowhere_else():
         insert(f"a {BEGIN} b", "new")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["custom", "resnet18", "mobilenet_v3_small"])
+def test_on_a_gpu_the_counts_are_the_same_and_the_peak_is_measured(name):
+    network = build_model(name, 10).eval()
+    on_cpu, on_gpu = complexity.measure(network, name, 224), complexity.measure(network.cuda(), name, 224)
+    assert on_cpu["tools"] == on_gpu["tools"] and on_cpu["exact"] == on_gpu["exact"]
+    assert on_gpu["memory"]["peak_activation_bytes_measured"] >= on_gpu["memory"]["peak_activation_bytes"]
+    assert on_cpu["memory"]["peak_activation_bytes_measured"] is None
+
+
 @pytest.mark.slow
 def test_the_whole_of_complexity_takes_at_most_20_s_for_resnet18(script):
     start = time.perf_counter()

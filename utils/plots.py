@@ -131,8 +131,12 @@ def _blocks(modules, most=45):
         blocks = [".".join(name.split(".")[:depth]) for name in modules]
         starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]]
         if len(starts) <= most or depth == 1:
-            return starts, [blocks[i] for i in starts]
-    return [], []
+            break
+    kept = starts[:1]
+    for start in starts[1:]:
+        if start - kept[-1] >= len(modules) / 60:  # closer labels would lie on each other
+            kept.append(start)
+    return kept, [blocks[i] for i in kept]
 
 
 def benchmark(rows, path, title):
