@@ -230,8 +230,8 @@ def _files(folder):
     return found
 
 
-def train_batches(store, labels, indices, device, workers=0):
-    """Yield (Pixels, labels) on `device` for each index tensor of `indices`.
+def train_batches(store, labels, indices, device, workers=0, seed=0):
+    """Yield (Pixels, labels) on `device` for each index tensor of `indices`; `seed` is for what workers draw.
 
     What the loader's workers can help with (decoding, or gathering for a GPU that does not hold the data) they do, into
     pinned memory and ahead of time; the rest happens here.
@@ -245,6 +245,7 @@ def train_batches(store, labels, indices, device, workers=0):
         num_workers=workers if helped else 0,
         prefetch_factor=4 if helped and workers else None,
         pin_memory=helped and device.type == "cuda",
+        generator=torch.Generator().manual_seed(seed),  # its own, so that the global one stays where the run has it
     )
     for pixels, batch_labels in loader:
         yield pixels.to(device), batch_labels.to(device, non_blocking=True)

@@ -176,11 +176,21 @@ def seed_everything(seed):
 
 
 class StopSignal:
-    """Remembers an interrupt or SIGTERM, so that the step in flight is finished and the state saved; a second one kills."""
+    """Remembers an interrupt or SIGTERM, so that the step in flight is finished and the state saved; a second one kills.
+
+    Used as a context manager; outside of it the signals do what they did before.
+    """
 
     def __init__(self):
         self.signum = None
+
+    def __enter__(self):
         self.previous = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
     def _remember(self, signum, frame):
         if self.signum is not None:
@@ -276,6 +286,11 @@ def _check_finite(losses, step, rate):
             f"the loss is not finite at step {bad} (learning rate {rate:.3g}): lower --base_lr or give "
             f"--clip_grad 1; the last good checkpoint is kept"
         )
+
+
+def is_better(new, old):
+    """More of the held-out images are right than before, or as many with a lower loss. No scores are never better."""
+    return new is not None and (old is None or (new["Acc@1"], -new["loss"]) > (old["Acc@1"], -old["loss"]))
 
 
 def set_train_mode(model, frozen_trunk=None):

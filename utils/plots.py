@@ -21,7 +21,7 @@ def save(figure, path):
 
 def image_grid(images, mean, std, columns=8):
     """Normalised images (N, 3, S, S) as one uint8 array (3, H, W) of `columns` across, for TensorBoard."""
-    pixels = (images.float() * np.reshape(std, (3, 1, 1)) + np.reshape(mean, (3, 1, 1))).clamp(0, 1).numpy()
+    pixels = np.clip(images.float().numpy() * np.reshape(std, (3, 1, 1)) + np.reshape(mean, (3, 1, 1)), 0, 1)
     count, _, height, width = pixels.shape
     rows = -(-count // columns)
     grid = np.zeros((3, rows * (height + 2), columns * (width + 2)), dtype=np.float32)

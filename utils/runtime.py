@@ -68,6 +68,11 @@ def local_rank():
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def launched_processes():
+    """How many processes torchrun has started in all, known before they have joined."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def processes_here():
     """How many processes of this run share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -100,12 +105,12 @@ def share_cores(workers, device):
     """Split the cores of this process between torch threads and loader workers, so that the sum never exceeds them.
 
     Returns `(threads, workers)` and sets torch's thread count. On the CPU at most half of the cores decode images; with a
-    GPU all but one do.
+    GPU all but one do. OMP_NUM_THREADS, where it is set, bounds the threads.
     """
     available = max(1, cores() // processes_here())
     most = max(1, available - 1) if device.type == "cuda" else available // 2
     workers = min(workers, most)
-    threads = max(1, available - workers)
+    threads = max(1, min(available - workers, int(os.environ.get("OMP_NUM_THREADS", available))))
     torch.set_num_threads(threads)
     return threads, workers
 
@@ -226,6 +231,43 @@ def cpu_name():
 def cache_folder():
     """Where answers that hold for this machine are kept between runs."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "image-classification"
+
+
+def step_model(model, setup, batch_shape, compile_it):
+    """The model as the training step calls it: compiled if wanted and possible, and in step with the other processes."""
+    called = model
+    if compile_it:
+        called = _compiled(model, setup, batch_shape)
+        setup.compiled = called is not model
+    if world_size() > 1:
+        ids = [setup.device.index] if setup.device.type == "cuda" else None
+        called = nn.parallel.DistributedDataParallel(called, device_ids=ids, gradient_as_bucket_view=True)
+    return called
+
+
+def _compiled(model, setup, batch_shape):
+    """torch.compile, tried on one batch; where it fails, one line says so and the eager model is taken.
+
+    On CUDA the fixed shapes of training are replayed as CUDA graphs.
+    """
+    candidate = torch.compile(model, mode="reduce-overhead" if setup.device.type == "cuda" else "default")
+    images = torch.zeros(batch_shape, device=setup.device).contiguous(memory_format=torch.channels_last)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    try:
+        with torch.random.fork_rng(), setup.autocast():
+            candidate(images).sum().backward()
+    except Exception as error:  # its back ends raise anything: no C++ compiler, no Triton, an operator they do not know
+        say(f"--compile: not possible here ({str(error).strip().splitlines()[0][:120]}), so the model runs eager")
+        candidate = model
+    model.load_state_dict(before)  # the trial moved the running statistics
+    model.zero_grad(set_to_none=True)
+    return candidate
+
+
+def lost_process(error):
+    """Whether `error` is how the collective operations say that another process of the group has gone."""
+    signs = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out waiting", "Application timeout")
+    return world_size() > 1 and any(sign in str(error) for sign in signs)
 
 
 def agree(value):

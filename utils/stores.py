@@ -175,6 +175,13 @@ def open_store(split, side, cache="auto", folder="data/cache", show=True):
     return _open_packed(split, side, pathlib.Path(folder), show)
 
 
+def resident(store, device):
+    """The store on a CUDA device where its pictures fit in half of the free memory there; else as it is."""
+    if device.type == "cuda" and store.nbytes and store.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
+        return store.to(device)
+    return store
+
+
 def _shrunk_array(arrays, side):
     if min(arrays.shape[1:3]) > side:
         images = [resize_shorter(Image.fromarray(image.squeeze()), side) for image in arrays]

@@ -1,0 +1,79 @@
+import json
+
+import pytest
+import torch
+
+from models import build_model
+from utils import runtime
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "got"),
+    [("fp16", "cpu", "bf16"), ("fp16", "cuda", "fp16"), ("bf16", "cpu", "bf16"), ("fp32", "cuda", "fp32")],
+)
+def test_precision_is_what_was_asked_for_but_for_fp16_on_a_cpu(asked, device, got):
+    precision, notice = runtime.choose_precision(asked, torch.device(device))
+    assert precision == got and ("bf16 autocast" in (notice or "")) == (asked != got)
+
+
+def test_auto_measures_once_and_remembers(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: True)
+    calls = []
+
+    def timer(fast):
+        return lambda precision: calls.append(precision) or (1.0 if precision == fast else 2.0)
+
+    cpu = torch.device("cpu")
+    assert runtime.choose_precision("auto", cpu, timer("bf16"), "a")[0] == "bf16"
+    assert runtime.choose_precision("auto", cpu, timer("fp32"), "b")[0] == "fp32"
+    count = len(calls)
+    assert runtime.choose_precision("auto", cpu, timer("fp32"), "a")[0] == "bf16" and len(calls) == count
+    assert json.loads((tmp_path / "image-classification" / "precision.json").read_text()) == {"a": "bf16", "b": "fp32"}
+
+
+def test_a_cpu_without_bf16_is_not_probed(monkeypatch):
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: False)
+    assert runtime.choose_precision("auto", torch.device("cpu"), lambda p: 1 / 0) == ("fp32", None)
+
+
+def test_the_probe_spoils_neither_the_model_nor_the_random_numbers():
+    model = build_model("custom", 3, 16)
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    assert runtime.step_timer(model, 4, 16)("fp32") > 0
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("asked", [0, 1, 8, 100])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_threads_and_workers_never_exceed_the_cores(cores, asked, device, monkeypatch):
+    monkeypatch.setattr(runtime, "cores", lambda: cores)
+    before = torch.get_num_threads()
+    try:
+        threads, workers = runtime.share_cores(asked, torch.device(device))
+    finally:
+        torch.set_num_threads(before)
+    assert threads >= 1 and workers <= asked and threads + workers <= max(cores, 2 if device == "cuda" else 1)
+
+
+def test_devices(capsys):
+    assert runtime.choose_device("cpu", cuda=False).type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no CUDA device"):
+            runtime.choose_device("cuda")
+        assert runtime.choose_device("auto", cuda=True).type == "cpu"
+        assert "the CPU is used" in capsys.readouterr().out
+
+
+def test_one_line_says_everything():
+    line = runtime.Runtime(torch.device("cpu"), "bf16", 2, 0, True).describe()
+    for word in ("CPU", "bf16", "channels_last", "2 threads", "0 loader workers", "allocator keeps memory", "eager"):
+        assert word in line
+    assert "\n" not in line
+
+
+def test_loss_scaling_is_on_for_fp16_on_cuda_only():
+    assert not runtime.Runtime(torch.device("cpu"), "bf16").scaler().is_enabled()

@@ -1,0 +1,269 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from utils.checkpoint import load_model, read_checkpoint
+from utils.errors import UserError
+
+TINY = ("-m", "custom", "-d", "digits", "--image_size", "16", "--precision", "fp32", "--num_workers", "0")
+
+
+def final(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+def same_weights(one, two):
+    one, two = (read_checkpoint(path)["model"] for path in (one, two))
+    return all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_run_writes_everything_and_eval_reports_the_same(main_of, tmp_path):
+    status, out = main_of("train", *TINY, "--max_epoch", 3, "--ema", "--base_lr", 0.01)
+    folder = tmp_path / "weights" / "digits" / "custom"
+    assert status == 0 and {p.name for p in folder.iterdir()} == {
+        "best_model.pth", "last.pth", "history.json", "curves.png", "classes.txt"}  # fmt: skip
+    assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
+    facts = final(folder)
+    assert [e["epoch"] for e in facts["epochs"]] == [1, 2, 3] and facts["epochs"][-1]["lr"] == 1e-6
+    assert facts["final"]["split"] == "test" and facts["final"]["samples"] == 359
+    assert f"Acc@1 {facts['final']['Acc@1']:.4f}" in out and "warm-up shrinks" in out and "waiting for data" in out
+    _, card = load_model(folder / "best_model.pth")
+    assert card.training["final"] == facts["final"]
+
+    for batch_size in (1, 7, 359):
+        main_of("eval", "-w", folder / "best_model.pth", "--batch_size", batch_size)
+        result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
+        assert list(result)[:3] == ["loss", "Acc@1", "Acc@5"] and result["Acc@1"] == facts["final"]["Acc@1"]
+        assert result["Acc@5"] == facts["final"]["Acc@5"] > result["Acc@1"]
+    main_of("eval", "-w", folder / "best_model.pth", "--split", "val")
+    result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
+    assert result["Acc@1"] == max(e["val"]["Acc@1"] for e in facts["epochs"])
+    assert len(list((tmp_path / "results" / "accuracy" / "digits").glob("*.png"))) == 2
+
+
+def test_the_same_seed_gives_the_same_weights(main_of, tmp_path):
+    for place, seed in (("a", 0), ("b", 0), ("c", 1)):
+        main_of("train", *TINY, "--max_epoch", 1, "--seed", seed, "--path_to_save", place)
+    path = "digits/custom/best_model.pth"
+    assert same_weights(tmp_path / "a" / path, tmp_path / "b" / path)
+    assert not same_weights(tmp_path / "a" / path, tmp_path / "c" / path)
+
+
+def test_resume_goes_on_as_if_nothing_had_happened(main_of, tmp_path, monkeypatch):
+    import train
+
+    flags = (*TINY, "--max_epoch", 3, "--ema", "--accumulation", 2)
+    main_of("train", *flags, "--path_to_save", "whole")
+
+    class Soon(train.StopSignal):  # an interrupt after the fourth step of the second epoch
+        looks = 0
+
+        def __bool__(self):
+            Soon.looks += 1
+            self.signum = signal.SIGINT if Soon.looks > 9 else None
+            return self.signum is not None
+
+    monkeypatch.setattr(train, "StopSignal", Soon)
+    status, out = main_of("train", *flags, "--path_to_save", "part")
+    assert status == 130 and "stopped at epoch 2" in out
+    monkeypatch.undo()
+    status, out = main_of("train", *flags, "--path_to_save", "part", "--resume", "auto")
+    assert status == 0 and "resumed" in out
+    for name in ("best_model.pth", "last.pth"):
+        assert same_weights(*(tmp_path / place / "digits" / "custom" / name for place in ("whole", "part")))
+    whole, part = (final(tmp_path / place / "digits" / "custom") for place in ("whole", "part"))
+    assert whole["final"] == part["final"] and whole["best"] == part["best"]
+    assert [e["train"] for e in whole["epochs"]] == [e["train"] for e in part["epochs"]]
+
+
+def test_resume_refuses_what_does_not_fit(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 1)
+    folder = tmp_path / "weights" / "digits" / "custom"
+    for flags, message in (
+        (("--max_epoch", 1), "all of its 1 epochs are done"),
+        (("--max_epoch", 2, "--ema"), "--ema was False"),
+        (("--max_epoch", 2, "--optimizer", "sgd"), "--optimizer was adamw"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main_of("train", *TINY, *flags, "--resume", "auto")
+    with pytest.raises(UserError, match="no training state"):
+        main_of("train", *TINY, "--max_epoch", 2, "--resume", folder / "best_model.pth")
+    status, _out = main_of("train", *TINY, "--max_epoch", 2, "--resume", folder / "last.pth")
+    assert status == 0 and [e["epoch"] for e in final(folder)["epochs"]] == [1, 2]
+
+
+def test_resume_auto_without_an_earlier_run_starts_one(main_of):
+    status, out = main_of("train", *TINY, "--max_epoch", 1, "-r")
+    assert status == 0 and "starts from the beginning" in out
+
+
+OPTIONS = {
+    "mixup": ("--mixup", 0.2, "--cutmix", 1.0, "--random_erasing", 0.5),
+    "trivial": ("--augment", "trivial", "--label_smoothing", 0.1),
+    "torchvision": ("--augment", "torchvision", "--clip_grad", 1),
+    "none": ("--augment", "none", "--optimizer", "sgd", "--base_lr", 0.05, "--balanced_sampler"),
+    "all of train": ("--val_fraction", 0, "--optimizer", "adam", "--weight_decay", 0, "--class_weights"),
+    "bf16": ("--bf16", "--eval_epoch", 2),
+    "norm": ("--norm_type", "GN", "--start_epoch", 1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_options_train(name, main_of, tmp_path):
+    flags = tuple(f for f in TINY if f not in ("--precision", "fp32")) if name == "bf16" else TINY
+    status, _out = main_of("train", *flags, "--max_epoch", 2, *OPTIONS[name])
+    facts = final(tmp_path / "weights" / "digits" / "custom")
+    assert status == 0 and facts["final"]["Acc@1"] > 0.15 and facts["epochs"][-1]["lr"] == 1e-6
+    if name == "norm":
+        assert [e["epoch"] for e in facts["epochs"]] == [2]
+
+
+def test_fp16_on_a_cpu_is_bf16_and_says_so(main_of, tmp_path):
+    _status, out = main_of("train", "-m", "custom", "-d", "digits", "--image_size", 16, "--max_epoch", 1, "--fp16")
+    if not torch.cuda.is_available():
+        assert "bf16 autocast is used" in out
+    assert (tmp_path / "weights" / "digits" / "custom_fp16" / "best_model.pth").exists()
+
+
+@pytest.mark.parametrize("cache", ["disk", "off"])
+def test_an_image_folder_of_three_classes_from_start_to_finish(cache, main_of, photos, tmp_path):
+    flags = ("-m", "custom", "-d", photos, "--image_size", 16, "--precision", "fp32", "--batch_size", 8, "--cache", cache)
+    _status, out = main_of("train", *flags, "--max_epoch", 6, "--base_lr", 0.003)
+    facts = final(tmp_path / "weights" / "photos" / "custom")
+    assert facts["final"]["split"] == "val" and facts["final"]["Acc@1"] >= 0.8 and "Acc@5" not in facts["final"]
+    assert "Acc@5" not in out
+    _status, out = main_of("eval", "-w", tmp_path / "weights" / "photos" / "custom" / "best_model.pth", "--batch_size", 2)
+    result = json.loads((tmp_path / "results" / "accuracy" / "photos" / "custom.json").read_text())
+    assert result["Acc@1"] == facts["final"]["Acc@1"] and "Acc@5" not in result and "Acc@5" not in out
+
+
+def test_early_stopping(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 30, "--base_lr", 1e-9, "--min_lr", 0, "--early_stop", 2)
+    assert len(final(tmp_path / "weights" / "digits" / "custom")["epochs"]) < 30
+
+
+def test_a_frozen_trunk_keeps_weights_and_statistics(main_of, tmp_path, monkeypatch):
+    import train
+    from models import build_model
+
+    start = {}
+
+    def pretrained(name, classes, image_size, norm_type, pretrained):
+        torch.manual_seed(5)
+        model = build_model(name, classes, image_size, norm_type)
+        start.update({key: value.clone() for key, value in model.state_dict().items()})
+        return model
+
+    monkeypatch.setattr(train, "build_model", pretrained)
+    main_of("train", "-m", "mobilenet_v3_small", *TINY[2:], "--max_epoch", 1, "--pretrained", "--freeze")
+    state = read_checkpoint(tmp_path / "weights" / "digits" / "mobilenet_v3_small" / "best_model.pth")["model"]
+    for key in state:
+        assert torch.equal(state[key], start[key]) != key.startswith("classifier"), key
+
+
+def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(main_of, monkeypatch):
+    import train
+
+    def limited(model, *options):
+        def forward(images):
+            if len(images) > 40:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return model(images)
+
+        return forward
+
+    monkeypatch.setattr(train.runtime, "step_model", limited)
+    status, out = main_of("train", *TINY, "--max_epoch", 1, "--batch_size", 128)
+    assert status == 0 and "--batch_size 64 --accumulation 2" in out and "--batch_size 32 --accumulation 4" in out
+
+
+def test_a_diverging_run_keeps_the_last_good_checkpoint(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 1)
+    last = tmp_path / "weights" / "digits" / "custom" / "last.pth"
+    before = last.read_bytes()
+    with pytest.raises(UserError, match="not finite at step"):
+        main_of("train", *TINY, "--max_epoch", 3, "--optimizer", "sgd", "--base_lr", 1e30)
+    assert last.read_bytes() == before
+
+
+def test_tensorboard_logs(main_of, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    main_of("train", *TINY, "--max_epoch", 2, "--tensorboard")
+    (folder,) = (tmp_path / "logs" / "digits" / "custom").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    names = {f"{kind}/{split}" for kind in ("loss", "Acc@1", "Acc@5") for split in ("train", "val")}
+    assert names | {"learning rate", "images per second"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["training images"]
+
+
+MISTAKES = {
+    "wrong model": (("-m", "resnet19"), "unknown model 'resnet19'. Did you mean 'resnet18'"),
+    "missing folder": (("-d", "./nowhere"), "./nowhere does not exist"),
+    "unknown data set": (("-d", "digit"), "Did you mean 'digits'"),
+    "negative batch": (("--batch_size", "-4"), "--batch_size -4 must be 1 or more"),
+    "no whole number": (("--batch_size", "many"), "--batch_size"),
+    "long warm-up": (("--wp_epoch", "20", "--max_epoch", "12"), "--wp_epoch 20 leaves nothing of --max_epoch 12"),
+    "misspelt flag": (("--batchsize", "4"), "did you mean --batch_size"),
+    "two precisions": (("--fp16", "--bf16"), "exclude each other"),
+    "frozen random": (("--freeze",), "--pretrained"),
+    "pretrained norm": (("--pretrained", "--norm_type", "GN"), "BatchNorm"),
+    "too small": (("--image_size", "4"), "--image_size 4 must be 8 or more"),
+    "resume nothing": (("--resume", "gone.pth"), "gone.pth does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(name, main_of):
+    flags, message = MISTAKES[name]
+    with pytest.raises(UserError) as error:
+        main_of("train", *TINY, *flags)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_faults_of_a_command_line_together(main_of):
+    with pytest.raises(UserError) as error:
+        main_of("train", *TINY, "--fp16", "--bf16", "--min_lr", 1, "--freeze")
+    assert str(error.value).count(";") >= 2
+
+
+def test_as_a_process_a_mistake_has_status_2_and_no_traceback(script):
+    result = script("train.py", *TINY, "--max_epoch", "-1")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == "error: --max_epoch -1 must be 1 or more\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_the_state(signum, status, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--max_epoch", "500"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": ""})
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signum)
+    rest = process.stdout.read()
+    assert process.wait(60) == status and "--resume auto goes on" in rest
+    assert "optimizer" in read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
+
+
+@pytest.mark.slow
+def test_the_compiled_model_learns_the_same_or_says_why_not(main_of, tmp_path):
+    status, out = main_of("train", *TINY, "--max_epoch", 2, "--compile")
+    assert status == 0 and (", compiled" in out or "so the model runs eager" in out)
+    assert final(tmp_path / "weights" / "digits" / "custom")["final"]["Acc@1"] > 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_photographs(real_data, main_of, tmp_path):
+    main_of("train", "-m", "custom", "-d", real_data / "cifar10_sample", "--image_size", 32, "--max_epoch", 15, "--ema")
+    assert final(tmp_path / "weights" / "cifar10_sample" / "custom")["final"]["Acc@1"] >= 0.40
