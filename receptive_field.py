@@ -183,6 +183,10 @@ def spell_size(field):
     return words[0] if words[0] == words[1] else "×".join(words)
 
 
+def _pixels(field):
+    return "global" if spell_size(field) == "global" else f"{spell_size(field)} px"
+
+
 def describe(network, fields, findings):
     """The table, and what is to be said about it."""
     modules = dict(network.named_modules())
@@ -243,7 +247,7 @@ def draw(image, card, layer, field, unit, heat, effective, path):
     which = f"unit {unit}" if unit else "all units"
     state = "trained" if card.training else "random weights"
     titles = (
-        f"{layer}, {which}: theoretical field {spell_size(field)} px",
+        f"{layer}, {which}: theoretical field {_pixels(field)}",
         f"effective field, about {effective['effective_size']:.0f} px across",
         f"{card.architecture} at {card.image_size} px ({state}, {effective['images']})",
     )
