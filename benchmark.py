@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from models import list_models
 from utils import plots, runtime
@@ -164,11 +165,10 @@ def cold_start(variant, picture, args):
 def measure(usable, split, samples, device, loading, args):
     """A list of dicts, one a file, in the order of `usable`; `samples` are Pillow images."""
     rows, files = [], {}
+    threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
     for variant in usable:
         given = loading if variant.make is None else {}
-        files[variant.name] = Shipped(
-            variant.path, device if device.type in variant.devices else "cpu", runtime.cores(), **given
-        )
+        files[variant.name] = Shipped(variant.path, device if device.type in variant.devices else "cpu", threads, **given)
     card = next(iter(files.values())).card
     times = speeds(files, np.concatenate([preprocess(image, card) for image in samples]))
     with tempfile.TemporaryDirectory() as folder:
@@ -246,7 +246,7 @@ def main():
         "images": len(split) if split else 0,
         "files": rows,
         "missing": missing,
-        "threads": runtime.cores(),
+        "threads": torch.get_num_threads(),
         "machine": runtime.describe_machine(),
     }
     path = RESULTS / "benchmarks" / f"{dataset.name if dataset else 'no_dataset'}_{card.architecture}.json"

@@ -15,6 +15,7 @@ import tempfile
 from functools import partial
 
 import numpy as np
+import torch
 
 from models import list_models
 from utils import runtime
@@ -176,6 +177,7 @@ def main():
     runtime.keep_memory()
     scheme = QUANTIZERS[args.scheme]
     device = runtime.choose_device(args.device if "cuda" in scheme.devices else "cpu", args.cuda)
+    threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
     classes = read_classes(args.classes) if args.classes else None
     network, card = load_model(args.weights, args.model, classes, args.image_size)
     if card.scheme:
@@ -188,7 +190,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         fp32 = write_fp32(scheme, network, card, folder)
         scheme.apply(network, card, path, calibration, args.equalize)
-        before, after = (Shipped(file, device, runtime.cores()) for file in (fp32, path))
+        before, after = (Shipped(file, device, threads) for file in (fp32, path))
         measured = measure(before, after, split, samples, args)
     verdict, status = judge(measured, args.max_drop)
     facts = {
@@ -200,7 +202,7 @@ def main():
         "calibration": f"{len(calibration)} images of {dataset.name} train, seed {args.seed}" if calibration else None,
         "equalized": args.equalize,
     }
-    closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": after.threads}
+    closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
     result = facts | measured | closing | {"device": str(device), "machine": runtime.describe_machine()}
     folder = RESULTS / "quantization" / (dataset.name if dataset else "no_dataset")
     target = write_json(folder / f"{card.architecture}_{args.scheme}.json", result)
