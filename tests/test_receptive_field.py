@@ -253,7 +253,7 @@ def test_squeeze_excite_makes_the_field_global_and_nothing_else_does():
     ("name", "layer", "size"),
     [
         ("vgg16", "features", 212),
-        ("shufflenet_v2_x1_0", "conv5", 527),
+        pytest.param("shufflenet_v2_x1_0", "conv5", 527, marks=pytest.mark.slow),
         pytest.param("googlenet", "inception5b", 379, marks=pytest.mark.slow),
         pytest.param("densenet121", "features", 2071, marks=pytest.mark.slow),
         pytest.param("resnet152", "layer4", 1451, marks=pytest.mark.slow),
@@ -423,7 +423,7 @@ def test_a_mismatch_is_printed(main_of, monkeypatch):
         }, notes
 
     monkeypatch.setitem(script_module.METHODS, "gradient", off_by_one)
-    _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32)
+    _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32, "--images", 1)
     assert "DISAGREE 1 times" in out and "layer1, height: size 4, jump 2, start -1 by analysis, size 5" in out
 
 
