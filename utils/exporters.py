@@ -244,6 +244,8 @@ class Onnx:
         if fp16:
             graph = _half(graph)
         if card.with_preprocessing:
+            from utils.graph_preprocess import prepend_preprocessing
+
             graph = prepend_preprocessing(graph, card)
         onnx.checker.check_model(graph, full_check=True)
         return graph
@@ -264,78 +266,6 @@ def _half(graph):
     half = OnnxModel(convert_float_to_float16(graph, keep_io_types=True))
     half.topological_sort()  # the conversion appends the casts of the input at the end, which the checker refuses
     return half.model
-
-
-def prepend_preprocessing(graph, card):
-    """A network's ONNX graph behind utils/preprocess.py as ONNX nodes: takes `image`, uint8 RGB (N, H, W, 3), any size.
-
-    Resize sees uint8 in NHWC, as that is where ONNX Runtime computes as Pillow does: rounding to whole grey levels after
-    each of the two passes. Sizes are computed as integers, so that long sides are truncated as by `int`.
-    """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    def constant(name, value, dtype):
-        return numpy_helper.from_array(np.asarray(value, dtype), f"prepare_{name}")
-
-    constants = [
-        constant("two", 2.0, np.float32),
-        constant("spatial", [1, 2], np.int64),
-        constant("first", [0], np.int64),
-        constant("last", [3], np.int64),
-        constant("short", [card.resize_size], np.int64),
-        constant("crop", [card.image_size] * 2, np.int64),
-        constant("full", 255.0, np.float32),
-        constant("mean", card.mean, np.float32),
-        constant("std", card.std, np.float32),
-    ]
-    steps = [  # operator, inputs, output, attributes
-        ("Shape", ["image"], "shape", {}),
-        ("Gather", ["shape", "spatial"], "sides", {}),  # (H, W)
-        ("ReduceMin", ["sides"], "shorter", {"keepdims": 1}),
-        ("Mul", ["sides", "short"], "scaled", {}),
-        ("Div", ["scaled", "shorter"], "resized_sides", {}),
-        ("Gather", ["shape", "first"], "count", {}),
-        ("Gather", ["shape", "last"], "channels", {}),
-        ("Concat", ["count", "resized_sides", "channels"], "resized_shape", {"axis": 0}),
-        ("Resize", ["image", "", "", "resized_shape"], "resized",
-         {"mode": "linear", "antialias": 1, "coordinate_transformation_mode": "half_pixel"}),
-        ("Sub", ["resized_sides", "crop"], "spare", {}),
-        ("Cast", ["spare"], "spare_float", {"to": TensorProto.FLOAT}),
-        ("Div", ["spare_float", "two"], "half_spare", {}),
-        ("Round", ["half_spare"], "rounded", {}),  # halves to even, as Python's round and so torchvision's CenterCrop
-        ("Cast", ["rounded"], "starts", {"to": TensorProto.INT64}),
-        ("Add", ["starts", "crop"], "ends", {}),
-        ("Slice", ["resized", "starts", "ends", "spatial"], "cropped", {}),
-        ("Cast", ["cropped"], "pixels", {"to": TensorProto.FLOAT}),
-        ("Div", ["pixels", "full"], "unit", {}),
-        ("Sub", ["unit", "mean"], "centred", {}),
-        ("Div", ["centred", "std"], "normalised", {}),
-        ("Transpose", ["normalised"], graph.graph.input[0].name, {"perm": [0, 3, 1, 2]}),
-    ]  # fmt: skip
-    made, network_input = (
-        {out for _, _, out, _ in steps[:-1]} | {c.name.removeprefix("prepare_") for c in constants},
-        steps[-1][2],
-    )
-
-    def named(name):
-        return f"prepare_{name}" if name in made else name
-
-    nodes = [
-        helper.make_node(op, [named(i) for i in inputs], [named(out)], name=f"prepare_{number}_{op}", **attributes)
-        for number, (op, inputs, out, attributes) in enumerate(steps)
-    ]
-    whole = onnx.ModelProto()
-    whole.CopyFrom(graph)
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])
-    network = list(whole.graph.node)
-    del whole.graph.node[:], whole.graph.input[:]
-    whole.graph.node.extend([*nodes, *network])
-    whole.graph.input.append(image)
-    whole.graph.initializer.extend(constants)
-    shape = ["batch", 3, card.image_size, card.image_size]
-    whole.graph.value_info.append(helper.make_tensor_value_info(network_input, TensorProto.FLOAT, shape))
-    return whole
 
 
 @EXPORTERS.register("torchscript")
