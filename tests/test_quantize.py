@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
-from digits_checkpoint import checkpoint, trained
+from digits_checkpoint import checkpoint, learn, trained
 
 import quantize
 from models import build_model
+from utils.card import ModelCard
 from utils.checkpoint import load_model, read_checkpoint, save_checkpoint
+from utils.datasets import open_dataset
 from utils.errors import ACCURACY_LOST, UserError
 from utils.latency import race
 from utils.quantizers import QUANTIZERS, HalfPrecision
@@ -173,3 +175,20 @@ def test_quantizing_twice_is_refused(main_of, tmp_path):
 def test_as_a_script_it_ends_in_one_sentence(script):
     done = script("quantize.py", "-w", "nowhere.pth")
     assert done.returncode == 2 and done.stderr.strip() == "error: nowhere.pth does not exist" and not done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(("model", "most"), [("custom", 0.5), ("resnet18", 0.5), ("mobilenet_v3_small", 1.0)])
+def test_int8_keeps_the_accuracy_on_fashion_mnist(model, most, main_of, real_data, tmp_path):
+    """On the 10,000 test images, after a short training: within 0.5 points (1 for the network with squeeze-and-excitation)."""
+    data = open_dataset("FashionMNIST", str(real_data))
+    card = ModelCard(model, data.classes, 32, training={"dataset": "FashionMNIST", "data_dir": str(real_data)})
+    network = learn(card, data.train, steps=150)
+    save_checkpoint(tmp_path / "best_model.pth", {"model": network.state_dict(), "card": card.to_dict()})
+    status, _ = main_of("quantize", "-w", tmp_path / "best_model.pth", "--scheme", "int8")
+    result = json.loads((tmp_path / "results" / "quantization" / "FashionMNIST" / f"{model}_int8.json").read_text())
+    assert status == 0 and result["images"] == 10_000
+    assert result["before"]["Acc@1"] > 0.7
+    assert 100 * (result["before"]["Acc@1"] - result["after"]["Acc@1"]) <= most
+    assert result["before"]["bytes"] >= (3.5 if model != "mobilenet_v3_small" else 3) * result["after"]["bytes"]

@@ -166,6 +166,7 @@ def benchmark(rows, path, title):
             axis.scatter(values, range(len(rows)), c=colours, zorder=3)
         else:
             axis.barh(range(len(rows)), values, xerr=errors, color=colours, error_kw={"ecolor": GREY, "capsize": 2})
+            axis.set_xlim(0, 1.3 * values.max())  # a whisker of a disturbed run would shrink all the bars to nothing
         axis.set(title=name)
         axis.title.set_size(10)
         axis.grid(axis="x", alpha=0.25)
