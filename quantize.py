@@ -68,9 +68,8 @@ def flags_agree(args):
 
 def find_data(card, args):
     """`(data set, None)`, or `(None, why)` where none was asked for and there is none of the model's own."""
-    data_dir = args.data_dir if "data_dir" in args.given or not card.training.get("data_dir") else None
     try:
-        return dataset_of(card, args.dataset, data_dir), None
+        return dataset_of(card, args.dataset, args.data_dir if "data_dir" in args.given else None), None
     except UserError as error:
         if args.dataset or QUANTIZERS[args.scheme].calibrated:
             raise
@@ -185,6 +184,8 @@ def main():
     path = pathlib.Path(args.output or converted_folder(args.weights) / scheme.file_name(card.architecture))
     dataset, why = find_data(card, args)
     split = dataset.held_out if dataset else None
+    if dataset and split is None:
+        why = f"{dataset.name} has no images apart from those of training"
     samples, source = sample_images(card, split)
     calibration = calibration_images(dataset.train, args.calibration, args.seed) if scheme.calibrated else []
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import pytest
 import torch
@@ -192,3 +193,13 @@ def test_int8_keeps_the_accuracy_on_fashion_mnist(model, most, main_of, real_dat
     assert result["before"]["Acc@1"] > 0.7
     assert 100 * (result["before"]["Acc@1"] - result["after"]["Acc@1"]) <= most
     assert result["before"]["bytes"] >= (3.5 if model != "mobilenet_v3_small" else 3) * result["after"]["bytes"]
+
+
+def test_a_data_set_of_training_images_only(main_of, tmp_path, photos):
+    """What was trained on measures no accuracy."""
+    shutil.rmtree(photos / "val")
+    card = ModelCard("custom", ["blue", "green", "red"], 16, training={"dataset": str(photos), "val_fraction": 0})
+    state = build_model("custom", 3, 16).state_dict()
+    save_checkpoint(tmp_path / "best_model.pth", {"model": state, "card": card.to_dict()})
+    status, out = main_of("quantize", "-w", tmp_path / "best_model.pth")
+    assert status == 0 and "accuracy is not measured: photos has no images apart from those of training" in out

@@ -43,6 +43,8 @@ class Shipped:
         torch.set_num_threads(self.threads)
 
     def predict(self, images):
+        if self.engine == "PyTorch":
+            return self.network(images).float()
         return torch.from_numpy(self.call(images.cpu().contiguous().numpy()))
 
     def _call_network(self, images):
