@@ -8,7 +8,6 @@ ratio within a pair: its median is to be at most 0.15. Writes results/benchmarks
 """
 
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from utils.cli import Parser, at_least  # noqa: E402
 from utils.errors import UserError, run  # noqa: E402
 from utils.report import RESULTS, table, write_json  # noqa: E402
+from utils.runtime import describe_machine  # noqa: E402
 
 BAR = 0.15  # largest ratio
 WITH_TORCH = """
@@ -102,7 +102,7 @@ def show(summary):
 def main():
     args = parser().parse()
     summary = summarise(measure(commands(args.model, args.image), args.pairs))
-    summary["machine"] = {"cpu": platform.processor() or platform.machine(), "python": platform.python_version()}
+    summary["machine"] = describe_machine()
     summary["model"] = pathlib.Path(args.model).name
     write_json(RESULTS / "benchmarks" / "cold_start.json", summary)
     show(summary)

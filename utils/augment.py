@@ -154,10 +154,25 @@ class CropRotateFlip(Augmentation):
 
     def geometry(self, pixels, random):
         count = len(pixels.data)
-        boxes = draw_boxes(random, pixels.heights_widths())
+        boxes = self.boxes(pixels.heights_widths(), random)
         angles = random.uniform(-self.degrees, self.degrees, count)
         flips = random.choice((-1.0, 1.0), count)
         return sample_affine(pixels, boxes, angles, flips, self.image_size)
+
+    def boxes(self, sizes, random):
+        return draw_boxes(random, sizes)
+
+
+@AUGMENTATIONS.register("shift")
+class ShiftFlip(CropRotateFlip):
+    """The inference geometry moved by up to a sixteenth of the short side either way, and horizontal flip."""
+
+    degrees = 0.0
+
+    def boxes(self, sizes, random):
+        side = sizes.min(1, keepdims=True)
+        moved = (sizes[:, ::-1] - side) / 2 + side * random.uniform(-1 / 16, 1 / 16, sizes.shape)
+        return np.concatenate([moved, side, side], 1)
 
 
 @AUGMENTATIONS.register("trivial")

@@ -1,0 +1,47 @@
+"""Two sides of a comparison, each in processes of its own, in turn: the ratio pair by pair, with the machine beside it."""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils.errors import UserError  # noqa: E402
+from utils.report import RESULTS, write_json  # noqa: E402
+from utils.runtime import describe_machine  # noqa: E402
+
+
+def child(script, *flags):
+    """Run `script` with `flags` in a new process and return the JSON object on the last line that it prints."""
+    command = [sys.executable, str(script), *map(str, flags)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"{' '.join(command[1:])} ended with status {result.returncode}: {result.stderr.strip()[-400:]}")
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def alternate(sides, pairs):
+    """Call every function of the dict `sides` `pairs` times, each first in turn: {name: [what it returned, ...]}."""
+    found = {name: [] for name in sides}
+    for number in range(pairs):
+        for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
+            found[name].append(sides[name]())
+    return found
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": list(values)}
+
+
+def ratios(ours, theirs):
+    """Of each pair, how many times the one is the other: median, minimum, maximum."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def save(name, result):
+    """Write results/benchmarks/<name>.json with the machine described, and say where."""
+    path = write_json(RESULTS / "benchmarks" / f"{name}.json", {"machine": describe_machine(), **result})
+    print(f"written: {path}")

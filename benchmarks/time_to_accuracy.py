@@ -1,0 +1,99 @@
+"""Training wall time to a test accuracy on Fashion-MNIST, by documented recipes of train.py, beside a plain reference.
+
+  python benchmarks/time_to_accuracy.py --data_dir ../shared/data
+  python benchmarks/time_to_accuracy.py --data_dir ../shared/data --goals 0.9209 --seeds 3 --reference
+
+Every run trains on all of `train` for the fixed epochs of its recipe and looks at the test split once, at the end. The
+time is that of the whole of train.py but importing and that one look: reading the data, the steps, writing checkpoints. The
+reference is the same network for the same epochs as torchvision's reference script trains: one picture at a time through
+torchvision's transforms in loader workers, fp32, NCHW, the default allocator; its time is its measured rate times the
+pictures of all epochs, and is marked as such. Writes results/benchmarks/time_to_accuracy.json.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks.pairs import ROOT, child, save, spread
+from utils import cli
+from utils.errors import UserError, run
+from utils.report import table
+
+# goal: the flags of train.py that reach it, and the seconds that it may take on two cores
+RECIPES = {
+    "0.9209": ("-m custom --image_size 32 --max_epoch 6 --wp_epoch 1 --augment shift --ema", 90),
+    "0.93": ("-m custom --image_size 32 --max_epoch 20 --wp_epoch 2 --augment shift --ema", 240),
+}
+COMMON = "-d FashionMNIST --val_fraction 0"
+
+
+def parser():
+    p = cli.Parser(__doc__)
+    p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw")
+    p.add_argument("--goals", nargs="+", default=list(RECIPES), choices=list(RECIPES), help="test accuracies")
+    p.add_argument("--seeds", type=int, default=3, check=cli.at_least(1), help="runs of each recipe")
+    p.add_argument("--reference", action="store_true", help="time the reference too")
+    return p
+
+
+def train_once(flags, data_dir, seed):
+    """One run of train.py: seconds, test accuracy, and where the seconds went."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "train.py"), *COMMON.split(), *flags.split()]
+        command += ["--data_dir", data_dir, "--seed", str(seed), "--path_to_save", folder]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise UserError(f"train.py ended with status {result.returncode}: {result.stderr.strip()[-300:]}")
+        (history,) = pathlib.Path(folder).rglob("history.json")
+        facts = json.loads(history.read_text())
+    seconds = facts["seconds"]
+    return {"seconds": seconds["total"] - seconds["evaluating"], "Acc@1": facts["final"]["Acc@1"], "parts": seconds}
+
+
+def reference_seconds(flags, data_dir):
+    """What the same epochs cost the reference: pictures over its measured rate."""
+    words = flags.split()
+    size, epochs = int(words[words.index("--image_size") + 1]), int(words[words.index("--max_epoch") + 1])
+    case = ["--side", "reference", "--cases", "custom", "--data_dir", data_dir, "--image_size", size]
+    rate = child(ROOT / "benchmarks" / "train_throughput.py", *case)["images/s"]
+    return {"images/s": rate, "seconds": 60_000 * epochs / rate, "how": "measured rate times the pictures of all epochs"}
+
+
+def measure(goal, args):
+    flags, most = RECIPES[goal]
+    runs = [train_once(flags, args.data_dir, seed) for seed in range(args.seeds)]
+    seconds, accuracy = spread([r["seconds"] for r in runs]), spread([r["Acc@1"] for r in runs])
+    met = accuracy["median"] >= float(goal) and seconds["median"] <= most
+    result = {"flags": f"{COMMON} {flags}", "seconds": seconds, "Acc@1": accuracy, "limit_s": most, "met": met, "runs": runs}
+    if args.reference:
+        result["reference"] = reference_seconds(flags, args.data_dir)
+    return result
+
+
+def show(results):
+    rows = []
+    for goal, r in results.items():
+        reference = f"{r['reference']['seconds']:.0f} s" if "reference" in r else ""
+        times, accuracy = r["seconds"], r["Acc@1"]
+        rows.append([goal, f"{accuracy['median']:.4f} ({accuracy['min']:.4f}–{accuracy['max']:.4f})",
+                     f"{times['median']:.0f} s ({times['min']:.0f}–{times['max']:.0f})", f"{r['limit_s']} s",
+                     "met" if r["met"] else "missed", reference])  # fmt: skip
+    return table(["goal", "test Acc@1", "training", "limit", "", "reference"], rows)
+
+
+def main():
+    args = parser().parse()
+    results = {}
+    for goal in args.goals:
+        results[goal] = measure(goal, args)
+        print(show({goal: results[goal]}), flush=True)
+    save("time_to_accuracy", {"goals": results})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

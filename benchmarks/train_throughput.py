@@ -1,0 +1,316 @@
+"""Training throughput, images a second with data, beside a plain reference in the same run.
+
+  python benchmarks/train_throughput.py --data_dir ../shared/data
+  python benchmarks/train_throughput.py --data_dir ../shared/data --cases custom resnet18 --pairs 5
+
+The reference trains as torchvision's own reference script does: one picture at a time through torchvision's transforms in
+loader workers, fp32, NCHW, the default allocator. Ours is what train.py does by itself. The two sides take turns in
+processes of their own, with the same model, data, batch and optimizer; of each pair the ratio counts. Image folders are
+timed from the second epoch on, when the cache is there; what its first build costs beside one plain pass over the files is
+timed apart. Writes results/benchmarks/train_throughput.json.
+"""
+
+import json
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks.pairs import alternate, child, ratios, save, spread
+from utils import cli
+from utils.errors import run
+from utils.report import table
+
+# name: model, data set ("jpegs" are generated), image size in px, least ratio that is expected
+CASES = {
+    "custom": ("custom", "FashionMNIST", 224, 6),
+    "resnet18": ("resnet18", "FashionMNIST", 224, 3),
+    "mobilenet_v3_small": ("mobilenet_v3_small", "FashionMNIST", 224, 2),
+    "cifar10_sample": ("custom", "cifar10_sample", 64, 3),
+    "jpegs": ("custom", "jpegs", 224, 3),
+}
+BATCH, WARM_UP = 64, 2  # images a batch, and batches before the clock starts
+
+
+def parser():
+    p = cli.Parser(__doc__)
+    p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw and cifar10_sample/")
+    p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), help="which to run")
+    p.add_argument("--pairs", type=int, default=3, check=cli.at_least(1), help="pairs of each case")
+    p.add_argument("--seconds", type=float, default=15, check=cli.above(0), help="least time of one measurement")
+    p.add_argument("--folder", default=tempfile.gettempdir(), help="where generated pictures and the image cache go")
+    p.add_argument("--image_size", type=int, check=cli.at_least(8), help="instead of that of the case, px")
+    p.add_argument("--side", choices=("ours", "reference", "build", "pass"), help="one measurement, as JSON (used by the rest)")
+    return p
+
+
+def ours(model_name, dataset, args, image_size):
+    """Images a second of the training step of train.py, data included; the share of time that it waited for data."""
+    import numpy as np
+    import torch
+
+    from models import build_model
+    from utils import runtime
+    from utils.augment import AUGMENTATIONS
+    from utils.card import ModelCard
+    from utils.datasets import open_dataset, train_batches
+    from utils.engine import Clock, TrainState, train_one_epoch
+    from utils.optim import build_optimizer
+    from utils.sampling import epoch_order, plan_epoch
+    from utils.stores import open_store, resident
+
+    keeps = runtime.keep_memory()
+    runtime.prefer_fast_matmul()
+    device = runtime.choose_device()
+    data = open_dataset(dataset, args.data_dir)
+    card = ModelCard(model_name, data.classes, image_size)
+    store = open_store(data.train, card.resize_size, "auto", pathlib.Path(args.folder, "cache"), show=False)
+    store = resident(store, device)
+    threads, workers = runtime.share_cores(8 if store.needs_workers else 0, device)
+    model = build_model(model_name, card.num_classes, image_size).to(device, memory_format=torch.channels_last).train()
+    key = f"{runtime.cpu_name()}|torch {torch.__version__}|{threads} threads|{model_name} BN {image_size} px"
+    precision, _ = runtime.choose_precision("auto", device, runtime.step_timer(model, 32, image_size), key)
+    setup = runtime.Runtime(device, precision, threads, workers, keeps)
+    augment = AUGMENTATIONS["default"](image_size, card.mean, card.std)
+    state = TrainState(model, build_optimizer("adamw", model, 1e-3, 0.05), setup.scaler())
+    labels, epoch, clock, done, started = torch.from_numpy(data.train.labels), 0, Clock(), 0, None
+
+    class Enough(Exception):
+        pass
+
+    def on_step(state, rate):
+        nonlocal clock, done, started
+        if started is None:
+            if state.step == WARM_UP:
+                _wait_for(device)
+                started = time.perf_counter()
+                vars(clock).update(waiting=0.0, augmenting=0.0, computing=0.0)
+        else:
+            done += BATCH
+            if time.perf_counter() - started > args.seconds:
+                raise Enough
+
+    try:
+        while True:
+            groups = plan_epoch(epoch_order(len(labels), 0, epoch), BATCH)
+            groups = [group for group in groups if group.count == BATCH]
+            batches = train_batches(store, labels, [b for group in groups for b in group.batches], device, workers)
+            train_one_epoch(
+                state, model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)), y), setup,
+                learning_rate=lambda step: 1e-3, loss_options={}, clock=clock, on_step=on_step,
+            )  # fmt: skip
+            epoch += 1
+    except Enough:
+        _wait_for(device)
+        elapsed = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return report(done, elapsed, clock.waiting, setup.describe(), peak) | {"augmenting": clock.augmenting / elapsed}
+
+
+def reference(model_name, dataset, args, image_size):
+    """The same with torchvision's transforms in loader workers, fp32, NCHW and the default allocator."""
+    import torch
+    from torch import nn
+    from torchvision import datasets, transforms
+
+    from models import build_model
+    from utils.runtime import cores
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    transform = transforms.Compose(
+        [
+            transforms.Lambda(_to_rgb),
+            transforms.RandomResizedCrop(round(image_size * 256 / 224), scale=(0.8, 1.0)),
+            transforms.RandomRotation(15),
+            transforms.RandomHorizontalFlip(),
+            transforms.CenterCrop(image_size),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    if dataset == "FashionMNIST":
+        data = datasets.FashionMNIST(args.data_dir, train=True, transform=transform)
+    else:
+        data = datasets.ImageFolder(str(pathlib.Path(dataset, "train")), transform)
+    loader = torch.utils.data.DataLoader(
+        data,
+        BATCH,
+        shuffle=True,
+        num_workers=cores(),
+        pin_memory=device.type == "cuda",
+        drop_last=True,
+        persistent_workers=True,
+    )
+    model = build_model(model_name, len(data.classes), image_size).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    criterion, done, waiting, steps, started = nn.CrossEntropyLoss(), 0, 0.0, 0, None
+    while True:
+        mark = time.perf_counter()
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            if started is not None:
+                waiting += time.perf_counter() - mark
+            output = model(images)
+            loss = criterion(output, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item(), (output.argmax(1) == labels).float().mean().item()  # its meters read both in every step
+            steps += 1
+            if started is None:
+                if steps == WARM_UP:
+                    started = time.perf_counter()
+            else:
+                done += BATCH
+                if time.perf_counter() - started > args.seconds:
+                    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+                    elapsed = time.perf_counter() - started
+                    return report(done, elapsed, waiting, f"fp32, NCHW, {cores()} loader workers", peak)
+            mark = time.perf_counter()
+
+
+def _to_rgb(image):
+    return image.convert("RGB")
+
+
+def _wait_for(device):
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def report(images, elapsed, waiting, how, cuda_bytes):
+    peak = cuda_bytes or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"images/s": images / elapsed, "images": images, "waiting": waiting / elapsed, "peak_bytes": peak, "how": how}
+
+
+def build(model_name, dataset, args, image_size):
+    """Seconds of the first build of the cache of an image folder's training split."""
+    from utils.card import resize_size
+    from utils.datasets import open_dataset
+    from utils.stores import open_store
+
+    split = open_dataset(dataset, args.data_dir).train
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        open_store(split, resize_size(image_size), "disk", folder, show=False)
+        return {"seconds": time.perf_counter() - start, "files": len(split)}
+
+
+def plain_pass(model_name, dataset, args, image_size):
+    """Seconds to decode each file of the training split once and bring it to the short side that the crop needs."""
+    import numpy as np
+    from PIL import Image
+    from torchvision.transforms.functional import resize
+
+    from utils.card import resize_size
+
+    files = sorted(path for path in pathlib.Path(dataset, "train").rglob("*") if path.is_file())
+    start = time.perf_counter()
+    for path in files:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+            if min(image.size) > resize_size(image_size):
+                image = resize(image, resize_size(image_size))
+            np.asarray(image)
+    return {"seconds": time.perf_counter() - start, "files": len(files)}
+
+
+SIDES = {"ours": ours, "reference": reference, "build": build, "pass": plain_pass}
+
+
+def make_jpegs(folder, count=2000, size=(500, 375)):
+    """`count` pictures with the detail of photographs, as JPEG in ten class folders under folder/train."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for i in range(count):
+        place = pathlib.Path(folder, "train", f"class_{i % 10}")
+        place.mkdir(parents=True, exist_ok=True)
+        layers = [random.integers(0, 256, (size[1] // s + 1, size[0] // s + 1, 3), dtype=np.uint8) for s in (4, 16, 64)]
+        layers = [
+            np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.BICUBIC), dtype=np.float32) for layer in layers
+        ]
+        pixels = 0.2 * layers[0] + 0.3 * layers[1] + 0.5 * layers[2]
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i:04}.jpg", quality=90)
+    return folder
+
+
+def place_of(name, args):
+    """The data set of a case as a name or a path."""
+    dataset = CASES[name][1]
+    return {"FashionMNIST": dataset, "jpegs": args.folder}.get(dataset, str(pathlib.Path(args.data_dir, dataset)))
+
+
+def measure(name, args):
+    """All pairs of one case."""
+    model, dataset, image_size, wanted = CASES[name]
+
+    def one(side, seconds=args.seconds):
+        flags = ("--side", side, "--cases", name, "--data_dir", args.data_dir, "--folder", args.folder, "--seconds", seconds)
+        return lambda: child(__file__, *flags)
+
+    if dataset != "FashionMNIST":
+        one("ours", 0.1)()  # the first epoch, which builds the cache
+    found = alternate({"ours": one("ours"), "reference": one("reference")}, args.pairs)
+    rates = {side: [f["images/s"] for f in values] for side, values in found.items()}
+    result = {"model": model, "dataset": dataset, "image_size": image_size, "batch": BATCH, "wanted": wanted,
+              "ratio": ratios(rates["ours"], rates["reference"])}  # fmt: skip
+    for side, values in found.items():
+        result[side] = {
+            "images/s": spread(rates[side]),
+            "waiting": spread([f["waiting"] for f in values]),
+            "peak_bytes": max(f["peak_bytes"] for f in values),
+            "how": values[0]["how"],
+        }
+    result["ours"]["augmenting"] = spread([f["augmenting"] for f in found["ours"]])
+    if dataset != "FashionMNIST":
+        cache = alternate({"build": one("build"), "pass": one("pass")}, args.pairs)
+        seconds = {side: [f["seconds"] for f in values] for side, values in cache.items()}
+        result["cache build over one plain pass"] = ratios(seconds["build"], seconds["pass"])
+    return result
+
+
+def main():
+    args = parser().parse()
+    if args.side:
+        (name,) = args.cases
+        model, _, image_size, _ = CASES[name]
+        print(json.dumps(SIDES[args.side](model, place_of(name, args), args, args.image_size or image_size)))
+        return 0
+    with tempfile.TemporaryDirectory(dir=args.folder) as args.folder:
+        if "jpegs" in args.cases:
+            make_jpegs(args.folder)
+        results = {}
+        for name in args.cases:
+            results[name] = measure(name, args)
+            print(show({name: results[name]}), flush=True)
+    save("train_throughput", {"cases": results})
+    return 0
+
+
+def show(results):
+    rows = []
+    for name, r in results.items():
+        ratio, build_ratio = r["ratio"], r.get("cache build over one plain pass")
+        rows.append(
+            [
+                f"{name} ({r['image_size']} px)",
+                f"{r['ours']['images/s']['median']:.0f}",
+                f"{r['reference']['images/s']['median']:.0f}",
+                f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})",
+                f"{r['ours']['waiting']['median']:.1%}",
+                f"{build_ratio['median']:.2f}" if build_ratio else "",
+            ]
+        )
+    header = ["case", "ours, images/s", "reference", "ratio", "waiting for data", "cache build / pass"]
+    return table(header, rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,80 @@
+"""Several processes on this machine, through gloo on loopback."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from utils.checkpoint import read_checkpoint
+from utils.datasets import open_dataset
+from utils.metrics import headline
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1"}
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+TINY = ("-m", "custom", "-d", "digits", "--image_size", "16", "--precision", "fp32")
+
+
+def launch(command, cwd, **options):
+    environment = {key: value for key, value in os.environ.items() if key != "WORLD_SIZE"} | ENVIRONMENT
+    return subprocess.run(
+        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, **options
+    )
+
+
+def test_two_processes_train_and_evaluate_as_one(tmp_path):
+    worker = ROOT / "tests" / "distributed_epoch.py"
+    alone = launch((sys.executable, worker, tmp_path / "one.pth", 64), tmp_path)
+    both = launch((*TORCHRUN, "--nproc_per_node", 2, worker, tmp_path / "two.pth", 32), tmp_path)
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    assert both.returncode == 0, both.stderr[-2000:]
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pth", "two.pth"))
+    assert (one["world"], two["world"]) == (1, 2)
+    assert max((one["model"][k] - two["model"][k]).abs().max().item() for k in one["model"]) < 1e-5
+    assert one["labels"].tolist() == two["labels"].tolist() == open_dataset("digits").test.labels.tolist()  # 359: odd
+    scores = [headline(each["logits"], each["labels"]) for each in (one, two)]
+    assert scores[0]["Acc@1"] == scores[1]["Acc@1"] and scores[0]["Acc@5"] == scores[1]["Acc@5"]
+    assert one["train"]["Acc@1"] == pytest.approx(two["train"]["Acc@1"], abs=0.002)
+
+
+@pytest.mark.slow
+def test_train_in_two_processes_writes_once_and_says_what_a_step_is(tmp_path):
+    result = launch((*TORCHRUN, "--nproc_per_node", 2, ROOT / "train.py", *TINY, "--max_epoch", 2, "--ema"), tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "256 images a step (128 × 1 batches × 2 processes)" in result.stdout and "2 processes (gloo)" in result.stdout
+    assert result.stdout.count("epoch 2/2") == 1 and result.stdout.count("written:") == 1
+    folder = tmp_path / "weights" / "digits" / "custom"
+    reported = json.loads((folder / "history.json").read_text())["final"]["Acc@1"]
+    alone = launch((sys.executable, ROOT / "eval.py", "-w", folder / "best_model.pth"), tmp_path)
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    assert json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())["Acc@1"] == reported
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_in_a_sentence_and_the_restart_goes_on(tmp_path):
+    log = tmp_path / "log"
+    command = (*TORCHRUN, "--nproc_per_node", 2, "--max_restarts", 1, ROOT / "train.py", *TINY, "--max_epoch", 40, "-r", "auto")
+    with open(log, "w") as file:
+        run = subprocess.Popen([*map(str, command)], cwd=tmp_path, stdout=file, stderr=file, env=os.environ | ENVIRONMENT)
+    deadline = time.time() + 150
+    while "epoch  2/40" not in log.read_text() and time.time() < deadline:
+        time.sleep(0.2)
+    workers = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == run.pid]
+    os.kill(max(workers), signal.SIGKILL)
+    assert run.wait(200) == 0, log.read_text()[-3000:]
+    text = log.read_text()
+    assert "resumed weights/digits/custom/last.pth at epoch" in text and text.count("written:") == 1
+    assert read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")["epoch"] == 40
+
+
+def _parent(process):
+    try:
+        return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
