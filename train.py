@@ -52,6 +52,8 @@ def parser():
                       help="share of train held out for selection where there is no val/; 0 trains on all")  # fmt: skip
     data.add_argument("--cache", default="auto", choices=CACHES, help="keep decoded images: in memory, in a file, or not")
     data.add_argument("--augment", default="default", choices=list(AUGMENTATIONS), help="what training images go through")
+    data.add_argument("--plain_epochs", type=int, check=cli.at_least(0), metavar="N",
+                      help="last epochs without augmentation; default: a third of the run, but at most 15")  # fmt: skip
     data.add_argument("--mixup", type=float, default=0.0, check=cli.at_least(0), help="α of mixup, 0.2 for example; 0 is off")
     data.add_argument("--cutmix", type=float, default=0.0, check=cli.at_least(0), help="α of CutMix, 1 for example; 0 is off")
     data.add_argument("--random_erasing", type=float, default=0.0, check=cli.between(0, 1), help="probability for an image")
@@ -106,6 +108,8 @@ def contradictions(args):
         faults.append("--precision already says it; leave out --fp16 and --bf16")
     if "wp_epoch" in args.given and args.wp_epoch >= args.max_epoch:
         faults.append(f"--wp_epoch {args.wp_epoch:g} leaves nothing of --max_epoch {args.max_epoch}; give less warm-up")
+    if args.plain_epochs is not None and args.plain_epochs > args.max_epoch:
+        faults.append(f"--plain_epochs {args.plain_epochs} is more than --max_epoch {args.max_epoch}")
     if args.min_lr > args.base_lr:
         faults.append(f"--min_lr {args.min_lr:g} is above --base_lr {args.base_lr:g}")
     if args.start_epoch >= args.max_epoch:
@@ -158,10 +162,13 @@ def train(args, device, stop):
     say(f"{dataset.name}: {card.num_classes} classes, {sizes} images at {args.image_size} px")
     augment = AUGMENTATIONS[args.augment](args.image_size, card.mean, card.std)
     cache, show = pathlib.Path(args.data_dir, "cache"), rank == 0 and sys.stderr.isatty()
-    stores = {split.name: open_store(split, card.resize_size, args.cache, cache, show) for split in splits}
+    stores = {split.name: resident(open_store(split, card.resize_size, args.cache, cache, show), device) for split in splits}
+    # Training ends on pictures as evaluation will see them, which a network that was trained on moved ones gains from most
+    # (Touvron et al. 2019, "Fixing the train-test resolution discrepancy"; Ge et al. 2021, YOLOX, section 2.1).
+    plain, plain_store = AUGMENTATIONS["none"](args.image_size, card.mean, card.std), stores["train"]
     if augment.per_image:
         stores["train"] = TransformStore(dataset.train, augment.per_image)
-    stores = {name: resident(store, device) for name, store in stores.items()}
+    plain_from = args.max_epoch - (min(15, args.max_epoch // 3) if args.plain_epochs is None else args.plain_epochs)
 
     # Model
     model = build_model(args.model, card.num_classes, args.image_size, args.norm_type, args.pretrained)
@@ -205,8 +212,11 @@ def train(args, device, stop):
     total_steps, warmup_steps = steps * args.max_epoch, round(steps * warmup)
     state.step = steps * args.start_epoch
     how = f" ({batch_size} × {accumulation} batches × {world} processes)" if accumulation * world > 1 else ""
-    say(f"{args.optimizer}, learning rate {args.base_lr:g} for {batch_size * accumulation * world} images a step{how}, "
-        f"{total_steps:,} steps, {warmup_steps:,} of them warm-up")  # fmt: skip
+    say(
+        f"{args.optimizer}, learning rate {args.base_lr:g} for {batch_size * accumulation * world} images a step{how}, "
+        f"{total_steps:,} steps, {warmup_steps:,} of them warm-up; "
+        f"the last {args.max_epoch - plain_from} of {args.max_epoch} epochs go without augmentation"
+    )
 
     # Go on from an earlier run
     folder = pathlib.Path(args.path_to_save, dataset.name, args.model + ("_fp16" if args.fp16 else ""))
@@ -233,6 +243,8 @@ def train(args, device, stop):
     labels = torch.from_numpy(dataset.train.labels)
 
     def prepare(pixels, batch_labels, number):
+        if state.epoch >= plain_from:
+            return plain(pixels, None), batch_labels
         random = np.random.default_rng([args.seed, state.epoch, number, rank])
         images, targets = augment(pixels, random), batch_labels
         if args.mixup or args.cutmix:
@@ -260,7 +272,8 @@ def train(args, device, stop):
         epoch, epoch_started, groups = state.epoch + 1, time.perf_counter(), plan(state.epoch)
         left = groups[state.group :]
         indices = [batch for group in left for batch in group.batches]
-        batches = train_batches(stores["train"], labels, indices, device, workers, seed=args.seed * 1_000_003 + state.step)
+        store = plain_store if state.epoch >= plain_from else stores["train"]
+        batches = train_batches(store, labels, indices, device, workers, seed=args.seed * 1_000_003 + state.step)
         bar = Progress(f"epoch {epoch}/{args.max_epoch}", len(groups), state.group)
         set_train_mode(model, head)
         try:

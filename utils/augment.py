@@ -114,15 +114,19 @@ def sample_affine(pixels, boxes, angles, flips, image_size):
     axis = np.arange(size) - (size - 1) / 2
     low, high = _inside(axis[None, :], ux_x[:, None], ux_y[:, None], uy_x[:, None], uy_y[:, None])
     small = torch.from_numpy(np.concatenate([grid_x, grid_y], dtype=np.float32)).to(device, non_blocking=True)  # (6, N)
-    rows = torch.from_numpy(np.stack([low, high], dtype=np.float32)).to(device, non_blocking=True)  # (2, N, S)
     x = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
     grid = torch.empty(len(boxes), size, size, 2, device=device)
-    for axis_index in (0, 1):
-        along_x, along_y, offset = small[3 * axis_index : 3 * axis_index + 3, :, None]
-        torch.add((along_y * x)[:, :, None], (along_x * x + offset)[:, None, :], out=grid[..., axis_index])
+    for number in (0, 1):
+        along_x, along_y, offset = small[3 * number : 3 * number + 3, :, None]
+        torch.add((along_y * x)[:, :, None], (along_x * x + offset)[:, None, :], out=grid[..., number])
     images = F.grid_sample(pixels.data.float(), grid, padding_mode="border", align_corners=False)
-    outside = (x < rows[0, :, :, None]) | (x > rows[1, :, :, None])  # (N, S, S)
-    return images.masked_fill_(outside[:, None], 0)
+    cut = np.flatnonzero((low > axis[0]).any(1) | (high < axis[-1]).any(1))  # most pictures turn too little to show a corner
+    if len(cut):
+        rows = torch.from_numpy(np.stack([low[cut], high[cut]], dtype=np.float32)).to(device, non_blocking=True)
+        outside = (x < rows[0, :, :, None]) | (x > rows[1, :, :, None])  # (cut, S, S)
+        cut = torch.from_numpy(cut).to(device, non_blocking=True)
+        images[cut] = images[cut].masked_fill_(outside[:, None], 0)
+    return images
 
 
 def _inside(y, ux_x, ux_y, uy_x, uy_y):

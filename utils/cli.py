@@ -38,7 +38,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, doc):
         about, _, usage = doc.strip().partition("\n\n")
-        super().__init__(description=about, epilog=usage, formatter_class=_Formatter, allow_abbrev=False)
+        super().__init__(
+            description=about, epilog=usage, usage="%(prog)s [flags]", formatter_class=_Formatter, allow_abbrev=False
+        )
         self.checks = {}
 
     def add_argument_group(self, *args, **kwargs):
@@ -51,6 +53,8 @@ class Parser(argparse.ArgumentParser):
         return self._remember(super().add_argument(*names, **options), check)
 
     def _remember(self, action, check):
+        if action.metavar is None and action.type in (int, float):
+            action.metavar = "N" if action.type is int else "X"
         if check:
             self.__dict__.setdefault("checks", {})[action.dest] = (action, check)
         return action

@@ -201,3 +201,17 @@ def receptive_field(pixels, box, heat, path, titles):
         axis.set_title(title, fontsize=10)
     figure.suptitle(titles[2])
     save(figure, path)
+
+
+def scaling(rows, path, title):
+    """Time per picture and pixel against the image size, a line for each batch size and thread count."""
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for threads, batch in sorted({(row["threads"], row["batch"]) for row in rows}):
+        mine = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
+        label = f"{threads} thread{'s' * (threads != 1)}, batch {batch}"
+        axis.plot([r["image_size"] for r in mine], [r["ns per pixel"] for r in mine], marker="o", ms=4, label=label)
+    axis.set(title=title, xlabel="image size, px", ylabel="training time, ns per pixel", ylim=(0, None))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    save(figure, path)
