@@ -191,7 +191,7 @@ def describe(result):
     where = f"Acc@1 and Acc@5 on {result['measured on']}: {result['images']:,} images" if result["images"] else "no accuracy"
     lines = [
         f"{result['model']} at {result['image_size']} px, {si(result['parameters'])} parameters, {si(result['MACs'], 'MAC')}",
-        f"{where}; latency on {machine.get('gpu', machine['cpu'])}, {result['threads']} threads",
+        f"{where}; latency on {machine.get('gpu', machine['cpu'])}, {result['threads']} thread{'s' * (result['threads'] != 1)}",
     ]
     header = ["file", "size MB", "Acc@1 %", "Acc@5 %", "ms, batch 1", "10th–90th %", "images/s", "at batch", "cold start s"]
     cells = []

@@ -165,7 +165,7 @@ def describe(result, card, why):
         *([f"accuracy is not measured: {why}"] if why else []),
         table(["", "fp32", result["scheme"]], rows),
         f"{after['engine']}: {after['arithmetic']}",
-        f"latency is that of the network alone, on {computer}, {result['threads']} threads",
+        f"latency is that of the network alone, on {computer}, {result['threads']} thread{'s' * (result['threads'] != 1)}",
         f"verdict: {result['verdict']}",
     ]
     return "\n".join(lines)
