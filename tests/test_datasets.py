@@ -195,3 +195,28 @@ def test_grey_pictures_become_three_channels(tmp_path):
             Image.new("L", (9, 9), 100).save(tmp_path / "grey" / name / f"{i}.png")
     split = open_dataset(str(tmp_path / "grey"), val_fraction=0.4).train
     assert split.image(0).mode == "RGB" and open_store(split, 9, "ram", show=False).images.shape[1] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_ten_thousand_test_images_are_answered_alike_through_both_paths(real_data, main_of, tmp_path, size):
+    """Batched evaluation against utils/preprocess.py, picture by picture, with a trained network."""
+    from utils.checkpoint import load_model
+    from utils.preprocess import normalise, resize_and_crop
+
+    main_of("train", "-m", "custom", "--data_dir", real_data, "--image_size", size, "--max_epoch", 1, "--val_fraction", 0.8)
+    model, card = load_model(tmp_path / "weights" / "FashionMNIST" / "custom" / "best_model.pth")
+    split = open_dataset("FashionMNIST", str(real_data)).test
+    scale = np.reshape(card.std, (3, 1, 1)) * 255
+    worst, flips = 0.0, []
+    with torch.inference_mode():
+        for batch, (images, _) in enumerate(eval_batches(split, card, 500)):
+            places = range(500 * batch, 500 * batch + len(images))
+            crops = [resize_and_crop(split.image(i), card.image_size, card.resize_size) for i in places]
+            single = torch.from_numpy(normalise(np.stack(crops), card.mean, card.std))
+            worst = max(worst, np.abs((images - single).numpy() * scale).max())
+            differ = model(images).argmax(1) != model(single).argmax(1)
+            flips += [places[i] for i in differ.nonzero().flatten().tolist()]
+    assert worst <= 1.01, worst
+    assert len(flips) <= 5, f"answered differently: {flips}"
