@@ -13,13 +13,14 @@ import torch
 from models import list_models
 from utils import cli, plots, runtime
 from utils.card import read_classes
-from utils.checkpoint import load_model
-from utils.datasets import dataset_of, eval_batches, open_dataset
+from utils.datasets import dataset_of, eval_batches
 from utils.engine import evaluate
 from utils.errors import UserError, run
 from utils.metrics import summarise
-from utils.predictors import open_predictor
 from utils.report import RESULTS, write_json
+from utils.shipped import NAMES, Shipped
+
+ENGINES = {shown: name for name, shown in NAMES.items()}  # "ONNX Runtime": "onnx"
 
 
 def parser():
@@ -39,18 +40,21 @@ def main():
     args = parser().parse()
     runtime.keep_memory()
     device = runtime.choose_device(args.device, args.cuda)
-    predict, card, name = open_any(args, device)
+    classes = read_classes(args.classes) if args.classes else None
+    shipped = Shipped(args.weights, device, model=args.model, classes=classes, image_size=args.image_size)
+    card = shipped.card
+    name = "_".join(filter(None, (card.architecture, card.scheme or ENGINES.get(shipped.engine))))
     split, dataset = choose_split(card, args)
     workers = runtime.share_cores(args.num_workers if split.paths else 0, device)[1]
     print(f"{name} on {dataset.name} {split.name}: {len(split):,} images at {card.image_size} px, batches of {args.batch_size}")
-    evaluation = evaluate(predict, eval_batches(split, card, args.batch_size, device, workers=workers))
+    evaluation = answer(shipped, split, args, workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
         "dataset": dataset.name,
         "weights": str(args.weights),
         "images/s": round(len(split) / evaluation.seconds, 1),
-        "device": runtime.describe_machine() | {"used": str(device)},
-        "precision": card.scheme or "fp32",
+        "device": runtime.describe_machine() | {"used": str(shipped.device)},
+        "precision": shipped.arithmetic,
         "batch_size": args.batch_size,
     }
     path = pathlib.Path(args.output or RESULTS / "accuracy" / dataset.name / f"{name}.json")
@@ -63,22 +67,14 @@ def main():
     print("\n".join(["written:", f"  {path}", f"  {path.stem}_confusion.png and {path.stem}_mistakes.png beside it"]))
 
 
-def open_any(args, device):
-    """`(predict, card, name)` for a checkpoint, or for a file of one of the export engines."""
-    classes = read_classes(args.classes) if args.classes else None
-    if pathlib.Path(args.weights).suffix in (".onnx", ".pt", ".pt2"):
-        predictor = open_predictor(args.weights, classes=classes, device=args.device)
-        suffix = f"_{predictor.card.scheme or predictor.engine}"
-
-        def predict(images):
-            return torch.from_numpy(predictor(images.cpu().contiguous().numpy()))
-
-        return predict, predictor.card, predictor.card.architecture + suffix
-    model, card = load_model(args.weights, args.model, classes, args.image_size)
-    model.to(device, memory_format=torch.channels_last)
-    dtype = next(model.parameters()).dtype
-    suffix = f"_{card.scheme}" if card.scheme else ""
-    return lambda images: model(images.to(dtype)), card, card.architecture + suffix
+def answer(shipped, split, args, workers):
+    """The answers of a file to a whole split; one that holds the preprocessing is given the pictures as they are."""
+    if not shipped.card.with_preprocessing:
+        return evaluate(shipped.predict, eval_batches(split, shipped.card, args.batch_size, shipped.device, workers=workers))
+    predictor, labels = shipped.call, torch.from_numpy(split.labels)
+    parts = torch.arange(len(split)).split(args.batch_size)
+    pictures = (([predictor.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
+    return evaluate(lambda prepared: torch.from_numpy(predictor.answer(prepared)), pictures)
 
 
 def choose_split(card, args):

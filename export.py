@@ -21,6 +21,7 @@ from utils.exporters import EXPORTERS, OPSET, ParityError, export_model, verific
 from utils.predictors import PREDICTORS, must_be_checkpoint
 from utils.quantizers import QUANTIZERS
 from utils.report import table
+from utils.shipped import converted_folder
 
 
 def parser():
@@ -63,12 +64,6 @@ def hold_quantized(args, card):
             return card.replace(scheme=scheme)
     made = converted_folder(args.weights) / QUANTIZERS["fp16"].file_name(card.architecture)
     raise UserError(f"--quantized: the weights in {args.weights} are not quantized; give the file of quantize.py ({made})")
-
-
-def converted_folder(weights):
-    """Beside the weights, and where they lie already for a quantized checkpoint."""
-    folder = pathlib.Path(weights).parent
-    return folder if folder.name == "converted_models" else folder / "converted_models"
 
 
 def default_output(args, card):

@@ -26,7 +26,7 @@ def result(tmp_path, name="custom"):
 def test_the_report_is_whole(checkpoint, main_of, tmp_path):
     status, out = main_of("eval", "-w", checkpoint)
     got = result(tmp_path)
-    assert status == 0 and got["samples"] == 359 and got["split"] == "test" and got["precision"] == "fp32"
+    assert status == 0 and got["samples"] == 359 and got["split"] == "test" and got["precision"] == "computes in fp32"
     low, high = got["Acc@1 95 % interval"]
     assert low < got["Acc@1"] < high and len(got["confusion matrix"]) == 10
     assert set(got["per class"]["3"]) == {"precision", "recall", "F1", "support"}
@@ -39,6 +39,16 @@ def test_a_checkpoint_without_a_card_takes_model_and_data_set(main_of, tmp_path)
     assert result(tmp_path)["samples"] == 359
     with pytest.raises(UserError, match="--dataset"):
         main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom")
+
+
+@pytest.mark.parametrize("flags", [("-e", "onnx"), ("-e", "torchscript"), ("-e", "onnx", "--with_preprocessing")])
+def test_exported_files_go_through_the_same_evaluation(checkpoint, main_of, tmp_path, flags):
+    main_of("eval", "-w", checkpoint)
+    fp32 = result(tmp_path)
+    main_of("export", "-w", checkpoint, *flags, "--output", tmp_path / ("x.onnx" if "onnx" in flags else "x.pt"))
+    main_of("eval", "-w", tmp_path / ("x.onnx" if "onnx" in flags else "x.pt"))
+    exported = result(tmp_path, f"custom_{flags[1]}")
+    assert abs(exported["Acc@1"] - fp32["Acc@1"]) <= 1 / 359 and exported["samples"] == 359
 
 
 def test_output_goes_where_it_is_wanted(checkpoint, main_of, tmp_path):

@@ -10,8 +10,9 @@ from utils.quantizers import QUANTIZERS
 
 
 def converted_folder(weights):
-    """Where the files made from a checkpoint go: `converted_models` beside it."""
-    return pathlib.Path(weights).parent / "converted_models"
+    """Where the files made from a checkpoint go: `converted_models` beside it, or where it lies in there already."""
+    folder = pathlib.Path(weights).parent
+    return folder if folder.name == "converted_models" else folder / "converted_models"
 
 
 class Shipped:
@@ -25,7 +26,7 @@ class Shipped:
     def __init__(self, path, device="cpu", threads=None, **loading):
         self.path = pathlib.Path(path)
         if self.path.suffix in (".onnx", ".pt", ".pt2"):
-            predictor = open_predictor(path, classes=loading.get("classes"), device=str(device), threads=threads)
+            predictor = open_predictor(path, classes=loading.get("classes"), device=torch.device(device).type, threads=threads)
             self.card, self.call, self.engine = predictor.card, predictor, NAMES[predictor.engine]
             self.device = torch.device(predictor.device)
         else:
