@@ -40,7 +40,9 @@ def inspect(dataset):
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
     places = [(split.name, path) for split in splits for path in split.paths]
     with ThreadPoolExecutor(cores()) as pool:
-        found = list(tqdm(pool.map(lambda place: look(place[1]), places), total=len(places), unit="img", leave=False, disable=None))
+        found = list(
+            tqdm(pool.map(lambda place: look(place[1]), places), total=len(places), unit="img", leave=False, disable=None)
+        )
     sizes = sorted(size for size, _, _ in found if size)
     by_digest = {}
     for (split, path), (_, _, digest) in zip(places, found, strict=True):
