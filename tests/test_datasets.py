@@ -115,6 +115,7 @@ def test_fashion_mnist_without_network_says_where_the_files_go(tmp_path, monkeyp
         open_dataset("FashionMNIST", str(tmp_path))
     message = str(error.value)
     assert "train-images-idx3-ubyte.gz" in message and "FashionMNIST/raw" in message and "--dataset digits" in message
+    assert "\n" not in message
 
 
 @pytest.mark.data
@@ -182,6 +183,8 @@ def test_the_data_set_of_a_card(photos, tmp_path):
     dataset = dataset_of(card)
     assert dataset.classes == ["red", "green", "blue"]  # the order of the card, by name
     assert [dataset.classes[label] for label in dataset.val.labels[:1]] == ["blue"]
+    with pytest.raises(UserError, match=r"other classes \(blue, green, red\) than .* \(red, green, pink\)"):
+        dataset_of(ModelCard("custom", ["red", "green", "pink"], 32, training={"dataset": "x"}), str(photos))
     with pytest.raises(UserError, match="3 classes, the model was trained on 2"):
         dataset_of(ModelCard("custom", ["a", "b"]), str(photos))
     with pytest.raises(UserError, match="--dataset"):

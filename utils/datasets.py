@@ -110,6 +110,9 @@ def dataset_of(card, dataset=None, data_dir=None):
     opened = open_dataset(name, data_dir or facts.get("data_dir", "data/"), facts.get("val_fraction", 0.1))
     if len(opened.classes) != card.num_classes:
         raise UserError(f"--dataset {name} has {len(opened.classes)} classes, the model was trained on {card.num_classes}")
+    if facts.get("dataset") and sorted(opened.classes) != sorted(card.classes):
+        theirs, ours = (", ".join(classes[:3]) + ", …" * (len(classes) > 3) for classes in (opened.classes, card.classes))
+        raise UserError(f"--dataset {name} has other classes ({theirs}) than the model was trained on ({ours})")
     if opened.classes != card.classes and sorted(opened.classes) == sorted(card.classes):
         order = {label: card.classes.index(name) for label, name in enumerate(opened.classes)}
         for split in filter(None, (opened.train, opened.val, opened.test)):
@@ -148,8 +151,9 @@ def fashion_mnist(data_dir):
         ]
     except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
         folder = os.path.join(data_dir, "FashionMNIST", "raw")
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"FashionMNIST is not readable in {folder} and could not be downloaded ({error}): put train-images-idx3-ubyte.gz, "
+            f"FashionMNIST is not readable in {folder} and could not be downloaded ({reason}): put train-images-idx3-ubyte.gz, "
             f"train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz there, or take --dataset "
             f"digits, which needs no network"
         ) from None
