@@ -258,6 +258,7 @@ def train(args, device, stop):
     def score(split):
         """loss, Acc@1, Acc@5 of the network that counts, on a whole split, over all processes."""
         begin = time.perf_counter()
+        runtime.share_buffers(state.evaluated)
         batches = eval_batches(split, card, 250, device, store=stores[split.name], workers=workers, shard=(rank, world))
         evaluation = gather(evaluate(state.evaluated.eval(), batches))
         clock.evaluating += time.perf_counter() - begin

@@ -5,6 +5,8 @@ touched by a handful of batched operations. Random resized crop, rotation, flip 
 output to input pixels, so they are one `grid_sample`.
 """
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -67,9 +69,22 @@ def _centre_crop(images, image_size, short_side):
 
 
 def _resize(images, shape):
-    if images.device.type == "cpu":  # this kernel rounds its weights and sums as Pillow does
-        return F.interpolate(images, shape, mode="bilinear", antialias=True)
-    return F.interpolate(images.float(), shape, mode="bilinear", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
+    """Pillow's antialiased bilinear resizing of uint8 (N, C, H, W): along the rows, to whole grey levels, then the columns."""
+    (height, width), (out_height, out_width) = images.shape[-2:], shape
+    for size, out_size in ((width, out_width), (height, out_height)):
+        weights = _resize_weights(size, out_size).to(images.device)
+        images = (images.float() @ weights).add_(0.5).floor_().transpose(-1, -2)  # the second turn brings the rows back
+    return images.clamp_(0, 255).to(torch.uint8)
+
+
+@functools.lru_cache(maxsize=16)
+def _resize_weights(size, out_size):
+    """float32 (size, out_size): the triangle filter of Pillow's Resample.c, as wide as two input or two output pixels."""
+    scale = size / out_size
+    support = max(scale, 1.0)
+    centre = (np.arange(out_size) + 0.5) * scale
+    weights = np.maximum(0, 1 - np.abs(np.arange(size)[:, None] + 0.5 - centre) / support)
+    return torch.from_numpy((weights / weights.sum(0)).astype(np.float32))
 
 
 def draw_boxes(random, sizes, scale=CROP_SCALE, ratio=CROP_RATIO):

@@ -270,6 +270,12 @@ def lost_process(error):
     return world_size() > 1 and any(sign in str(error) for sign in signs)
 
 
+def share_buffers(model):
+    """Give all processes the first one's buffers: each has counted BatchNorm statistics of its own pictures."""
+    for buffer in model.buffers() if world_size() > 1 else ():
+        dist.broadcast(buffer, 0)
+
+
 def agree(value):
     """The first process's value, in all of them."""
     if world_size() == 1:
