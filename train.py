@@ -322,6 +322,7 @@ def train(args, device, stop):
         return 128 + stop.signum
 
     # The best model, tested once
+    runtime.wait_for_all()
     best = read_checkpoint(best_model)
     load_strictly(state.evaluated, best["model"], best_model, args.model)
     card, tested, final = ModelCard.from_dict(best["card"]), dataset.held_out, None

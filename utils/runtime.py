@@ -270,6 +270,12 @@ def lost_process(error):
     return world_size() > 1 and any(sign in str(error) for sign in signs)
 
 
+def wait_for_all():
+    """Return once every process of the run has come here, so that what the first has written can be read."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def share_buffers(model):
     """Give all processes the first one's buffers: each has counted BatchNorm statistics of its own pictures."""
     for buffer in model.buffers() if world_size() > 1 else ():
