@@ -73,7 +73,9 @@ def _resize(images, shape):
     (height, width), (out_height, out_width) = images.shape[-2:], shape
     for size, out_size in ((width, out_width), (height, out_height)):
         weights = _resize_weights(size, out_size).to(images.device)
-        images = (images.float() @ weights).add_(0.5).floor_().transpose(-1, -2)  # the second turn brings the rows back
+        # Halves go up, as in Pillow; the thousandth keeps them from falling to either side by the last bit of the product,
+        # which depends on the size of the batch. The second turn of the axes brings the rows back.
+        images = (images.float() @ weights).add_(0.501).floor_().transpose(-1, -2)
     return images.clamp_(0, 255).to(torch.uint8)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import rendezvous
 
 from utils.errors import UserError
 from utils.report import write_json
@@ -83,7 +84,10 @@ def join_group(device):
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, number, count = next(rendezvous("env://"))
+        # After a restart the store still holds the addresses of the processes that were lost: each start has its own names.
+        store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=count)
 
 
 def leave_group():
