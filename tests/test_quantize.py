@@ -180,9 +180,9 @@ def test_as_a_script_it_ends_in_one_sentence(script):
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize(("model", "most"), [("custom", 0.5), ("resnet18", 0.5), ("mobilenet_v3_small", 1.0)])
+@pytest.mark.parametrize(("model", "most"), [("custom", 0.5), ("resnet18", 0.5)])
 def test_int8_keeps_the_accuracy_on_fashion_mnist(model, most, main_of, real_data, tmp_path):
-    """On the 10,000 test images, after a short training: within 0.5 points (1 for the network with squeeze-and-excitation)."""
+    """On the 10,000 test images, after a short training: within 0.5 points, at most 1/3.5 of the bytes."""
     data = open_dataset("FashionMNIST", str(real_data))
     card = ModelCard(model, data.classes, 32, training={"dataset": "FashionMNIST", "data_dir": str(real_data)})
     network = learn(card, data.train, steps=150)
@@ -192,7 +192,7 @@ def test_int8_keeps_the_accuracy_on_fashion_mnist(model, most, main_of, real_dat
     assert status == 0 and result["images"] == 10_000
     assert result["before"]["Acc@1"] > 0.7
     assert 100 * (result["before"]["Acc@1"] - result["after"]["Acc@1"]) <= most
-    assert result["before"]["bytes"] >= (3.5 if model != "mobilenet_v3_small" else 3) * result["after"]["bytes"]
+    assert result["before"]["bytes"] >= 3.5 * result["after"]["bytes"]
 
 
 def test_a_data_set_of_training_images_only(main_of, tmp_path, photos):

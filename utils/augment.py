@@ -42,7 +42,7 @@ def normalise(pixels, mean, std):
 def centre_crops(pixels, image_size, short_side):
     """The inference geometry on a batch: short side to `short_side`, then the centred square. uint8 (N, C, S, S).
 
-    Within one grey level of `utils.preprocess.resize_and_crop` on every pixel; equal where nothing is left to resize.
+    The same pixels as `utils.preprocess.resize_and_crop` gives picture by picture.
     """
     if pixels.sizes is None:
         return _centre_crop(pixels.data, image_size, short_side)
@@ -69,24 +69,28 @@ def _centre_crop(images, image_size, short_side):
 
 
 def _resize(images, shape):
-    """Pillow's antialiased bilinear resizing of uint8 (N, C, H, W): along the rows, to whole grey levels, then the columns."""
+    """Pillow's antialiased bilinear resizing of uint8 (N, C, H, W), to the bit: the rows to whole grey levels, then columns.
+
+    Whole numbers in float64 add up exactly, whatever the size of the batch and the device.
+    """
     (height, width), (out_height, out_width) = images.shape[-2:], shape
     for size, out_size in ((width, out_width), (height, out_height)):
-        weights = _resize_weights(size, out_size).to(images.device)
-        # Halves go up, as in Pillow; the thousandth keeps them from falling to either side by the last bit of the product,
-        # which depends on the size of the batch. The second turn of the axes brings the rows back.
-        images = (images.float() @ weights).add_(0.501).floor_().transpose(-1, -2)
+        sums = images.double() @ _resize_weights(size, out_size).to(images.device)
+        images = ((sums + PRECISION / 2) / PRECISION).floor_().transpose(-1, -2)  # the second turn brings the rows back
     return images.clamp_(0, 255).to(torch.uint8)
+
+
+PRECISION = 2.0**22  # Pillow's Resample.c counts its weights in these parts
 
 
 @functools.lru_cache(maxsize=16)
 def _resize_weights(size, out_size):
-    """float32 (size, out_size): the triangle filter of Pillow's Resample.c, as wide as two input or two output pixels."""
+    """float64 (size, out_size): the triangle filter of Resample.c, as wide as two input or two output pixels."""
     scale = size / out_size
     support = max(scale, 1.0)
     centre = (np.arange(out_size) + 0.5) * scale
     weights = np.maximum(0, 1 - np.abs(np.arange(size)[:, None] + 0.5 - centre) / support)
-    return torch.from_numpy((weights / weights.sum(0)).astype(np.float32))
+    return torch.from_numpy(np.floor(weights / weights.sum(0) * PRECISION + 0.5))
 
 
 def draw_boxes(random, sizes, scale=CROP_SCALE, ratio=CROP_RATIO):
