@@ -1,5 +1,6 @@
 """One epoch on the digits, without BatchNorm, dropout and augmentation, then a sharded evaluation: run by torchrun or alone.
 
+In float64, as a rounding in float32 can turn a tie of the max-pooling, after which two runs part for good.
 Arguments: where the first process writes weights and answers, and the pictures of a batch for each process.
 """
 
@@ -28,7 +29,7 @@ def main(path, batch_size):
     rank, world = runtime.rank(), runtime.world_size()
     data = open_dataset("digits")
     card = ModelCard("custom", data.classes, 16)
-    model = build_model("custom", 10, 16, "GN").train()
+    model = build_model("custom", 10, 16, "GN").double().train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -40,10 +41,12 @@ def main(path, batch_size):
     store, labels = open_store(data.train, card.resize_size), torch.from_numpy(data.train.labels)
     batches = train_batches(store, labels, [b for group in groups for b in group.batches], device)
     train_one_epoch(
-        state, step_model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)), y), setup,
+        state, step_model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)).double(), y), setup,
         learning_rate=lambda step: 0.05, loss_options={},
     )  # fmt: skip
-    evaluation = gather(evaluate(model.eval(), eval_batches(data.test, card, 50, shard=(rank, world))))
+    model.eval()
+    shard = eval_batches(data.test, card, 50, shard=(rank, world))
+    evaluation = gather(evaluate(lambda images: model(images.double()), shard))
     contents = {"model": model.state_dict(), "labels": evaluation.labels, "logits": evaluation.logits, "world": world,
                 "train": state.totals.averages(10)}  # fmt: skip
     runtime.on_main(torch.save, contents, path)
