@@ -53,7 +53,7 @@ def parser():
     data.add_argument("--cache", default="auto", choices=CACHES, help="keep decoded images: in memory, in a file, or not")
     data.add_argument("--augment", default="default", choices=list(AUGMENTATIONS), help="what training images go through")
     data.add_argument("--plain_epochs", type=int, check=cli.at_least(0), metavar="N",
-                      help="last epochs without augmentation; default: half of the run, but at most 15")  # fmt: skip
+                      help="last epochs without augmentation; default: three quarters of the run, but at most 15")  # fmt: skip
     data.add_argument("--mixup", type=float, default=0.0, check=cli.at_least(0), help="α of mixup, 0.2 for example; 0 is off")
     data.add_argument("--cutmix", type=float, default=0.0, check=cli.at_least(0), help="α of CutMix, 1 for example; 0 is off")
     data.add_argument("--random_erasing", type=float, default=0.0, check=cli.between(0, 1), help="probability for an image")
@@ -168,7 +168,7 @@ def train(args, device, stop):
     plain, plain_store = AUGMENTATIONS["none"](args.image_size, card.mean, card.std), stores["train"]
     if augment.per_image:
         stores["train"] = TransformStore(dataset.train, augment.per_image)
-    plain_from = args.max_epoch - (min(15, args.max_epoch // 2) if args.plain_epochs is None else args.plain_epochs)
+    plain_from = args.max_epoch - (min(15, args.max_epoch * 3 // 4) if args.plain_epochs is None else args.plain_epochs)
 
     # Model
     model = build_model(args.model, card.num_classes, args.image_size, args.norm_type, args.pretrained)

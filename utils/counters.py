@@ -27,9 +27,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.complexity import PRODUCTS, analyse, reconcile
+from models import list_models
+from utils import cli
+from utils.complexity import PRODUCTS, analyse, network_to_count, reconcile
 from utils.registry import Registry
 from utils.report import RESULTS, si, table, write_json, write_text
+from utils.runtime import choose_device
 
 COUNTERS = Registry("counter")  # name -> function (model, image_size) -> Profile
 
@@ -436,6 +439,23 @@ def report(tool, model, name, image_size, max_depth=None, **options):
     write_text(path.with_name(path.name + ".txt"), text + "\n")
     write_json(path.with_name(path.name + ".json"), as_json(profile, analysis, difference, name, device))
     return f"{text}\n\nwritten to {path}.txt and .json"
+
+
+def report_from_flags(tool, doc, **details):
+    """What every complexity_<tool>.py does: the network that the command line names, through one counter; returns the text.
+
+    `doc`: the docstring of the script; `details`: functions of (network, image_size) whose values go to the counter.
+    """
+    parser = cli.Parser(doc)
+    cli.add_model(parser, list_models())
+    cli.add_size(parser)
+    parser.add_argument("--max_depth", type=int, check=cli.at_least(0), help="print the tool's table to this module depth only")
+    cli.add_device(parser)
+    args = parser.parse(cli.model_or_weights)
+    network, name, image_size = network_to_count(args.model, args.weights, args.num_classes, args.image_size)
+    options = {key: detail(network, image_size) for key, detail in details.items()}
+    network.to(choose_device(args.device, args.cuda))
+    return report(tool, network, name, image_size, args.max_depth, **options)
 
 
 def as_json(profile, analysis, difference, name, device):
