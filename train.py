@@ -183,9 +183,8 @@ def train(args, device, stop):
     if helped and workers < args.num_workers:
         say(f"--num_workers {args.num_workers} is reduced to {workers}: this machine has {runtime.cores()} cores")
     wanted = "fp16" if args.fp16 else "bf16" if args.bf16 else args.precision
-    timer = runtime.step_timer(model, min(args.batch_size, 32), args.image_size) if wanted == "auto" else None
-    key = f"{runtime.cpu_name()}|torch {torch.__version__}|{threads} threads|{args.model} {args.norm_type} {args.image_size} px"
-    precision, notice = runtime.agree(runtime.on_main(runtime.choose_precision, wanted, device, timer, key))
+    probe = runtime.precision_probe(f"{args.model} {args.norm_type}", model, args.batch_size, args.image_size)
+    precision, notice = runtime.agree(runtime.on_main(runtime.choose_precision, wanted, device, *probe))
     if notice:
         say(notice)
     setup = Runtime(device, precision, threads, workers, keeps_memory)

@@ -71,8 +71,8 @@ def ours(model_name, dataset, args, image_size):
     store = resident(store, device)
     threads, workers = runtime.share_cores(8 if store.needs_workers else 0, device)
     model = build_model(model_name, card.num_classes, image_size).to(device, memory_format=torch.channels_last).train()
-    key = f"{runtime.cpu_name()}|torch {torch.__version__}|{threads} threads|{model_name} BN {image_size} px"
-    precision, _ = runtime.choose_precision("auto", device, runtime.step_timer(model, 32, image_size), key)
+    probe = runtime.precision_probe(f"{model_name} BN", model, BATCH, image_size)
+    precision, _ = runtime.choose_precision("auto", device, *probe)
     setup = runtime.Runtime(device, precision, threads, workers, keeps)
     augment = AUGMENTATIONS["default"](image_size, card.mean, card.std)
     state = TrainState(model, build_optimizer("adamw", model, 1e-3, 0.05), setup.scaler())

@@ -41,9 +41,15 @@ def test_a_cpu_without_bf16_is_not_probed(monkeypatch):
 def test_the_probe_spoils_neither_the_model_nor_the_random_numbers():
     model = build_model("custom", 3, 16)
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    assert runtime.step_timer(model, 4, 16)("fp32") > 0
+    time_step, key = runtime.precision_probe("custom BN", model, 4, 16)
+    assert time_step("fp32") > 0 and key.endswith("|custom BN 4 × 16 px")
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("batch", "size", "images"), [(128, 32, 128), (128, 224, 32), (4096, 32, 1568), (8, 4000, 2)])
+def test_the_probe_takes_the_batch_of_the_run_but_few_pixels(batch, size, images):
+    assert runtime.precision_probe("custom", None, batch, size)[1].endswith(f"|custom {images} × {size} px")
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 64])

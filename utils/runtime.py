@@ -1,6 +1,8 @@
 """Where and how the arithmetic runs: device, precision, memory, threads, processes. Nothing below asks a second time."""
 
+import copy
 import ctypes
+import functools
 import json
 import os
 import pathlib
@@ -193,24 +195,31 @@ def _measure_precision(time_step):
     return "bf16" if medians["bf16"] < 0.9 * medians["fp32"] else "fp32"
 
 
-def step_timer(model, batch_size, image_size):
-    """A function from a precision to the seconds of one training step of (a copy of) `model` on blank images."""
-    import copy  # here alone: the probe is the one that needs a model to spoil
+def precision_probe(name, model, batch_size, image_size):
+    """`time_step` and `key` for `choose_precision`: training steps of (a copy of) `model`, called `name`, on blank images.
 
+    The batch is that of the run, cut to as many pixels as 32 images of 224 px have, so that a probe takes seconds.
+    """
+    count = min(batch_size, max(2, 32 * 224**2 // image_size**2))
+    key = f"{cpu_name()}|torch {torch.__version__}|{torch.get_num_threads()} threads|{name} {count} × {image_size} px"
+    return functools.partial(_step_seconds, functools.cache(lambda: _blank_step(model, count, image_size))), key
+
+
+def _blank_step(model, count, image_size):
     network = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
-    images = torch.zeros(batch_size, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(batch_size, dtype=torch.long)
+    images = torch.zeros(count, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    return network, images, torch.zeros(count, dtype=torch.long)
 
-    def seconds(precision):
-        start = time.perf_counter()
-        with torch.random.fork_rng(devices=[]):  # the probe's dropout must not move the run's random numbers
-            with Runtime(torch.device("cpu"), precision).autocast():
-                loss = nn.functional.cross_entropy(network(images), labels)
-            loss.backward()
-        network.zero_grad()
-        return time.perf_counter() - start
 
-    return seconds
+def _step_seconds(blank_step, precision):
+    network, images, labels = blank_step()
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):  # the probe's dropout must not move the run's random numbers
+        with Runtime(torch.device("cpu"), precision).autocast():
+            loss = nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+    network.zero_grad()
+    return time.perf_counter() - start
 
 
 def cpu_has_bf16():
