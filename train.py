@@ -1,7 +1,7 @@
 """Train an image classifier, select it on held-out images, and test it once at the end.
 
 python3 train.py                                                   resnet18 on FashionMNIST, as the defaults have it
-python3 train.py -m custom --image_size 32 --max_epoch 12 --ema    a small network, in about two minutes on two cores
+python3 train.py -m custom --image_size 32 --max_epoch 12 --ema    a small network, in three minutes or so on two cores
 python3 train.py -d photos/ -m mobilenet_v3_small --pretrained     your own folder of class folders
 python3 train.py -d photos/ --resume auto                          go on where the last run of this kind stopped
 torchrun --nproc_per_node 4 train.py --batch_size 256              four GPUs, 1024 images a step

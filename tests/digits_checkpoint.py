@@ -23,6 +23,9 @@ def learn(card, split, steps, batch=64):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_model(card.architecture, card.num_classes, card.image_size).train()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.1  # MobileNetV3 has 0.01, which after so few steps still averages over the start
         order = torch.cat([torch.randperm(len(split)) for _ in range(-(-steps * batch // len(split)))])
         optimizer = torch.optim.Adam(network.parameters(), 2e-3)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, steps)

@@ -180,19 +180,21 @@ def test_as_a_script_it_ends_in_one_sentence(script):
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize(("model", "most"), [("custom", 0.5), ("resnet18", 0.5)])
-def test_int8_keeps_the_accuracy_on_fashion_mnist(model, most, main_of, real_data, tmp_path):
-    """On the 10,000 test images, after a short training: within 0.5 points, at most 1/3.5 of the bytes."""
+@pytest.mark.parametrize(
+    ("model", "most", "smaller"), [("custom", 0.5, 3.5), ("resnet18", 0.5, 3.5), ("mobilenet_v3_small", 1.0, 2.5)]
+)
+def test_int8_keeps_the_accuracy_on_fashion_mnist(model, most, smaller, main_of, real_data, tmp_path):
+    """On the 10,000 test images, after a short training: hardly a point lost, and much smaller."""
     data = open_dataset("FashionMNIST", str(real_data))
     card = ModelCard(model, data.classes, 32, training={"dataset": "FashionMNIST", "data_dir": str(real_data)})
-    network = learn(card, data.train, steps=150)
+    network = learn(card, data.train, steps=300)
     save_checkpoint(tmp_path / "best_model.pth", {"model": network.state_dict(), "card": card.to_dict()})
     status, _ = main_of("quantize", "-w", tmp_path / "best_model.pth", "--scheme", "int8")
     result = json.loads((tmp_path / "results" / "quantization" / "FashionMNIST" / f"{model}_int8.json").read_text())
     assert status == 0 and result["images"] == 10_000
     assert result["before"]["Acc@1"] > 0.7
     assert 100 * (result["before"]["Acc@1"] - result["after"]["Acc@1"]) <= most
-    assert result["before"]["bytes"] >= 3.5 * result["after"]["bytes"]
+    assert result["before"]["bytes"] >= smaller * result["after"]["bytes"]
 
 
 def test_a_data_set_of_training_images_only(main_of, tmp_path, photos):
