@@ -28,10 +28,7 @@ from utils.quantizers import QUANTIZERS
 
 QUICK = ("custom", "resnet18")
 SETTLED = (*QUICK, "mobilenet_v3_small")  # deeper ones of random weights then magnify a grey level to another answer
-SHORT = ("resnet34", "mobilenet_v2", "mobilenet_v3_small")  # under a minute each; the others take several
-MARKS = {name: [pytest.mark.slow] for name in list_models() if name not in QUICK}
-MARKS |= {name: [pytest.mark.slow, pytest.mark.deep] for name in MARKS if name not in SHORT}
-MODELS = [pytest.param(name, marks=MARKS.get(name, ())) for name in list_models()]
+MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
 DIGITS = [Image.fromarray((pixels * 15.9).astype(np.uint8)).convert("RGB") for pixels in load_digits().images[:64]]
 
 

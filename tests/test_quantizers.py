@@ -67,9 +67,7 @@ def test_file_names_differ():
 
 
 @pytest.mark.parametrize("scheme", CHECKPOINTS)
-@pytest.mark.parametrize(
-    "model", [m if m in QUICK else pytest.param(m, marks=(pytest.mark.slow, pytest.mark.deep)) for m in list_models()]
-)
+@pytest.mark.parametrize("model", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in list_models()])
 def test_every_model_goes_through_a_checkpoint(scheme, model, tmp_path):
     network = build_model(model, 7, 32)
     card = ModelCard(model, range(7), 32)
