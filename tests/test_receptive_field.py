@@ -456,7 +456,7 @@ def test_script_writes_table_json_and_picture(main_of, tmp_path):
     rows = {row["layer"]: row for row in result["layers"]}
     assert rows["layer3"] == {
         "layer": "layer3",
-        "type": "Sequential",
+        "type": "Block",
         "size": [22, 22],
         "at_least": [False, False],
         "jump": [8, 8],
