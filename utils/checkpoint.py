@@ -35,7 +35,9 @@ def read_checkpoint(path):
                 f"{path} carries pickled code ({code[1]}), which is never run; save the weights alone: model.state_dict()"
             ) from None
         raise UserError(f"{path} is not a readable checkpoint") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (EOFError, ValueError, LookupError, AttributeError):  # what the reader trips over in bytes that mean nothing
+        raise UserError(f"{path} is not a readable checkpoint") from None
+    except (RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
     if isinstance(contents, dict) and contents and all(isinstance(v, torch.Tensor) for v in contents.values()):
