@@ -23,7 +23,7 @@ from utils import cli
 from utils.errors import UserError, run
 from utils.report import table
 
-# goal: the flags of train.py that reach it, and the seconds that it may take on two cores
+# goal: the flags of train.py that aim at it, and the seconds that it may take on two cores; neither was seen to get there
 RECIPES = {
     "0.9209": ("-m custom --image_size 32 --max_epoch 6 --wp_epoch 1 --augment shift --ema", 90),
     "0.93": ("-m custom --image_size 32 --max_epoch 20 --wp_epoch 2 --augment shift --ema", 240),
