@@ -32,6 +32,7 @@ CASES = {
     "cifar10_sample": ("custom", "cifar10_sample", 64, 3),
     "jpegs": ("custom", "jpegs", 224, 3),
 }
+COMPILED = ("custom",)  # trained with --compile, which costs seconds before the first step and more where it runs first
 BATCH, WARM_UP = 64, 2  # images a batch, and batches before the clock starts
 
 
@@ -74,6 +75,7 @@ def ours(model_name, dataset, args, image_size):
     probe = runtime.precision_probe(f"{model_name} BN", model, BATCH, image_size)
     precision, _ = runtime.choose_precision("auto", device, *probe)
     setup = runtime.Runtime(device, precision, threads, workers, keeps)
+    step_model = runtime.step_model(model, setup, (BATCH, 3, image_size, image_size), model_name in COMPILED)
     augment = AUGMENTATIONS["default"](image_size, card.mean, card.std)
     state = TrainState(model, build_optimizer("adamw", model, 1e-3, 0.05), setup.scaler())
     labels, epoch, clock, done, started = torch.from_numpy(data.train.labels), 0, Clock(), 0, None
@@ -99,7 +101,7 @@ def ours(model_name, dataset, args, image_size):
             groups = [group for group in groups if group.count == BATCH]
             batches = train_batches(store, labels, [b for group in groups for b in group.batches], device, workers)
             train_one_epoch(
-                state, model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)), y), setup,
+                state, step_model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)), y), setup,
                 learning_rate=lambda step: 1e-3, loss_options={}, clock=clock, on_step=on_step,
             )  # fmt: skip
             epoch += 1

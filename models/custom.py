@@ -3,10 +3,13 @@
 from torch import nn
 
 from models.heads import MODELS, head
+from models.norm_pool import compiled_kernels, fits, norm_pool
 
 
 class Block(nn.Sequential):
     """Convolution, norm, ReLU and 2×2 max-pooling: (B, in, H, W) -> (B, out, H/2, W/2)."""
+
+    kernels, batch_size = None, 0  # compiled ones, and the training batches that they are for
 
     def __init__(self, in_channels, out_channels):
         convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -16,7 +19,10 @@ class Block(nn.Sequential):
         if not self.training:
             return super().forward(x)
         convolution, norm, relu, pool = self
-        return relu(pool(norm(convolution(x))))  # the same value, and ReLU has a quarter of the work
+        x = convolution(x)
+        if self.kernels and len(x) == self.batch_size and fits(x, norm):
+            return norm_pool(x, norm, self.kernels)
+        return relu(pool(norm(x)))  # the same value, and ReLU has a quarter of the work
 
 
 class FashionCNN(nn.Module):
@@ -29,6 +35,14 @@ class FashionCNN(nn.Module):
         self.layer3 = Block(32, 64)
         side = image_size // 8  # three poolings halve it three times
         self.classifier = head(64 * side * side, 256, num_classes, dropout=0.5)
+
+    def compile_training(self, batch_size):
+        """Compile norm, pooling and ReLU, most of a training step on a CPU, for batches of `batch_size`; 0 takes it back.
+
+        Other batches and evaluation stay as they are.
+        """
+        for block in (self.layer1, self.layer2, self.layer3):
+            block.kernels, block.batch_size = compiled_kernels(), batch_size
 
     def forward(self, x):
         x = self.layer3(self.layer2(self.layer1(x)))  # (B, 64, S/8, S/8)

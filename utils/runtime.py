@@ -4,6 +4,7 @@ import copy
 import ctypes
 import functools
 import json
+import logging
 import os
 import pathlib
 import statistics
@@ -248,10 +249,7 @@ def cache_folder():
 
 def step_model(model, setup, batch_shape, compile_it):
     """The model as the training step calls it: compiled if wanted and possible, and in step with the other processes."""
-    called = model
-    if compile_it:
-        called = _compiled(model, setup, batch_shape)
-        setup.compiled = called is not model
+    called = _compiled(model, setup, batch_shape) if compile_it else model
     if world_size() > 1:
         ids = [setup.device.index] if setup.device.type == "cuda" else None
         called = nn.parallel.DistributedDataParallel(called, device_ids=ids, gradient_as_bucket_view=True)
@@ -259,18 +257,29 @@ def step_model(model, setup, batch_shape, compile_it):
 
 
 def _compiled(model, setup, batch_shape):
-    """torch.compile, tried on one batch; where it fails, one line says so and the eager model is taken.
+    """The model compiled, tried on one batch; where it fails, one line says so and the eager model is taken.
 
-    On CUDA the fixed shapes of training are replayed as CUDA graphs.
+    On CUDA the fixed shapes of training are replayed as CUDA graphs. On a CPU a model that knows which of its parts gain, by
+    a method `compile_training`, compiles these alone.
     """
-    candidate = torch.compile(model, mode="reduce-overhead" if setup.device.type == "cuda" else "default")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of every CUDA that it does not find
+    in_parts = setup.device.type == "cpu" and hasattr(model, "compile_training")
+    if in_parts:
+        model.compile_training(batch_shape[0])
+        candidate = model
+    else:
+        candidate = torch.compile(model, mode="reduce-overhead" if setup.device.type == "cuda" else "default")
     images = torch.zeros(batch_shape, device=setup.device).contiguous(memory_format=torch.channels_last)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
         with torch.random.fork_rng(), setup.autocast():
             candidate(images).sum().backward()
+        setup.compiled = True
     except Exception as error:  # its back ends raise anything: no C++ compiler, no Triton, an operator they do not know
         say(f"--compile: not possible here ({str(error).strip().splitlines()[0][:120]}), so the model runs eager")
+        if in_parts:
+            model.compile_training(0)
         candidate = model
     model.load_state_dict(before)  # the trial moved the running statistics
     model.zero_grad(set_to_none=True)
