@@ -48,6 +48,7 @@ def parser():
     cli.add_device(p)
     data = cli.add_data(p)
     data.add_argument("--image_size", type=int, default=224, check=cli.at_least(8), help="side of the network's input, px")
+    data.add_argument("--resize_size", type=int, check=cli.at_least(8), help="short side before the centre crop, px")
     data.add_argument("--val_fraction", type=float, default=0.1, check=cli.between(0, 1, closed=False),
                       help="share of train held out for selection where there is no val/; 0 trains on all")  # fmt: skip
     data.add_argument("--cache", default="auto", choices=CACHES, help="keep decoded images: in memory, in a file, or not")
@@ -110,6 +111,8 @@ def contradictions(args):
         faults.append(f"--wp_epoch {args.wp_epoch:g} leaves nothing of --max_epoch {args.max_epoch}; give less warm-up")
     if args.plain_epochs is not None and args.plain_epochs > args.max_epoch:
         faults.append(f"--plain_epochs {args.plain_epochs} is more than --max_epoch {args.max_epoch}")
+    if args.resize_size and args.resize_size < args.image_size:
+        faults.append(f"--resize_size {args.resize_size} is below --image_size {args.image_size}, the side of the crop")
     if args.min_lr > args.base_lr:
         faults.append(f"--min_lr {args.min_lr:g} is above --base_lr {args.base_lr:g}")
     if args.start_epoch >= args.max_epoch:
@@ -154,18 +157,19 @@ def train(args, device, stop):
 
     # Data
     dataset = open_dataset(args.dataset, args.data_dir, args.val_fraction)
-    card = ModelCard(args.model, dataset.classes, args.image_size, norm_type=args.norm_type, dataset=dataset.name)
+    names = {"norm_type": args.norm_type, "dataset": dataset.name}
+    card = ModelCard(args.model, dataset.classes, args.image_size, args.resize_size, **names)
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
     for notice in dataset.notices:
         say(notice)
     sizes = ", ".join(f"{len(split):,} {split.name}" for split in splits)
     say(f"{dataset.name}: {card.num_classes} classes, {sizes} images at {args.image_size} px")
-    augment = AUGMENTATIONS[args.augment](args.image_size, card.mean, card.std)
+    augment = AUGMENTATIONS[args.augment](args.image_size, card.mean, card.std, card.resize_size)
     cache, show = pathlib.Path(args.data_dir, "cache"), rank == 0 and sys.stderr.isatty()
     stores = {split.name: resident(open_store(split, card.resize_size, args.cache, cache, show), device) for split in splits}
     # Training ends on pictures as evaluation will see them, which a network that was trained on moved ones gains from most
     # (Touvron et al. 2019, "Fixing the train-test resolution discrepancy"; Ge et al. 2021, YOLOX, section 2.1).
-    plain, plain_store = AUGMENTATIONS["none"](args.image_size, card.mean, card.std), stores["train"]
+    plain, plain_store = AUGMENTATIONS["none"](args.image_size, card.mean, card.std, card.resize_size), stores["train"]
     if augment.per_image:
         stores["train"] = TransformStore(dataset.train, augment.per_image)
     plain_from = args.max_epoch - (min(15, args.max_epoch * 3 // 4) if args.plain_epochs is None else args.plain_epochs)

@@ -42,14 +42,14 @@ def test_one_sampling_is_the_sequence_of_transforms(size, channels):
     random = np.random.default_rng(0)
     boxes = draw_boxes(random, np.full((12, 2), 28))
     angles, flips = random.uniform(-15, 15, 12), random.choice((-1.0, 1.0), 12)
-    got = sample_affine(Pixels(images), boxes, angles, flips, size)
+    got = sample_affine(Pixels(images), boxes, angles, flips, size, resize_size(size))
     scores = [psnr(got[i], sequential(images[i], boxes[i], angles[i], flips[i], size)) for i in range(12)]
     assert min(scores) >= 40, scores
 
 
 def test_what_rotation_brings_in_is_black():
     white = Pixels(torch.full((1, 1, 40, 40), 255, dtype=torch.uint8))
-    image = sample_affine(white, np.array([[0, 0, 40, 40]]), np.array([15.0]), np.array([1.0]), 224)[0, 0]
+    image = sample_affine(white, np.array([[0, 0, 40, 40]]), np.array([15.0]), np.array([1.0]), 224, 256)[0, 0]
     assert image[0, 0] == 0 and image[-1, -1] == 0 and image[112, 112] == 255
     reference = sequential(white.data[0], (0, 0, 40, 40), 15.0, 1.0, 224)[0]
     assert ((image == 0) != (reference < 128)).float().mean() < 0.002
@@ -63,7 +63,7 @@ def test_pictures_of_different_sizes_in_one_batch():
     data[0, :, :, 30:] = data[0, :, :, 29:30]
     pixels = Pixels(data, np.array([[30, 30], [50, 50]]))
     boxes, angles, flips = np.array([[0, 0, 30, 28], [2, 3, 44, 45]]), np.array([-9.0, 4.0]), np.array([1.0, -1.0])
-    got = sample_affine(pixels, boxes, angles, flips, 224)
+    got = sample_affine(pixels, boxes, angles, flips, 224, 256)
     for i, image in enumerate((small[0], large[1])):
         assert psnr(got[i], sequential(image, boxes[i], angles[i], flips[i], 224)) >= 40
 
@@ -113,9 +113,18 @@ def test_every_augmentation_gives_the_network_its_input(name, channels):
 
 @pytest.mark.parametrize("name", [n for n in AUGMENTATIONS if not AUGMENTATIONS[n](32, *NORM).per_image])
 def test_the_same_generator_gives_the_same_batch(name):
-    pixels, augment = Pixels(smooth_pictures(4, 40)), AUGMENTATIONS[name](32, *NORM)
+    pixels, augment = Pixels(smooth_pictures(16, 40)), AUGMENTATIONS[name](32, *NORM)
     one, two, three = (augment(pixels, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert torch.equal(one, two) and (name == "none") == torch.equal(one, three)
+
+
+def test_flip_mirrors_every_other_picture_of_the_inference_geometry():
+    pixels = Pixels(smooth_pictures(64, 40))
+    plain, flipped = (AUGMENTATIONS[name](32, *NORM, 32)(pixels, np.random.default_rng(0)) for name in ("none", "flip"))
+    mirrored = [not torch.equal(one, two) for one, two in zip(plain, flipped, strict=True)]
+    assert 16 < sum(mirrored) < 48
+    for one, two, turned in zip(plain, flipped, mirrored, strict=True):
+        assert torch.equal(two, one.flip(-1) if turned else one)
 
 
 def test_normalise_is_that_of_torchvision():

@@ -144,6 +144,17 @@ def test_an_image_folder_of_three_classes_from_start_to_finish(cache, main_of, p
     assert result["Acc@1"] == facts["final"]["Acc@1"] and "Acc@5" not in result and "Acc@5" not in out
 
 
+def test_the_resize_before_the_crop_is_trained_with_kept_and_evaluated_with(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 2, "--resize_size", 16, "--augment", "none")
+    folder = tmp_path / "weights" / "digits" / "custom"
+    assert read_checkpoint(folder / "best_model.pth")["card"]["resize_size"] == 16
+    main_of("eval", "-w", folder / "best_model.pth")
+    result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
+    assert result["loss"] == pytest.approx(final(folder)["final"]["loss"], abs=1e-12)
+    with pytest.raises(UserError, match="--resize_size was 16 in that run and is 18 now"):
+        main_of("train", *TINY, "--max_epoch", 3, "--resume", folder / "last.pth")
+
+
 def test_early_stopping(main_of, tmp_path):
     main_of("train", *TINY, "--max_epoch", 30, "--base_lr", 1e-9, "--min_lr", 0, "--early_stop", 2)
     assert len(final(tmp_path / "weights" / "digits" / "custom")["epochs"]) < 30
@@ -210,6 +221,7 @@ MISTAKES = {
     "unknown data set": (("-d", "digit"), "Did you mean 'digits'"),
     "negative batch": (("--batch_size", "-4"), "--batch_size -4 must be 1 or more"),
     "no whole number": (("--batch_size", "many"), "--batch_size"),
+    "short resize": (("--resize_size", "15"), "--resize_size 15 is below --image_size 16"),
     "long warm-up": (("--wp_epoch", "20", "--max_epoch", "12"), "--wp_epoch 20 leaves nothing of --max_epoch 12"),
     "misspelt flag": (("--batchsize", "4"), "did you mean --batch_size"),
     "two precisions": (("--fp16", "--bf16"), "exclude each other"),

@@ -118,17 +118,17 @@ def draw_boxes(random, sizes, scale=CROP_SCALE, ratio=CROP_RATIO):
     return np.stack([left, top, w, h], 1).astype(np.int64)
 
 
-def sample_affine(pixels, boxes, angles, flips, image_size):
+def sample_affine(pixels, boxes, angles, flips, image_size, short_side):
     """Resized crop, rotation, flip and centre crop in one bilinear sampling: float32 (N, C, S, S) on the 0–255 scale.
 
-    boxes: (N, 4) left, top, width, height in pixels, each resized to R×R with R = 256/224 · S; angles: (N,) degrees,
+    boxes: (N, 4) left, top, width, height in pixels, each resized to R×R with R = `short_side`; angles: (N,) degrees,
     counter-clockwise; flips: (N,) ±1. What the rotation brings in from outside of the box is black.
     """
-    device, size, full = pixels.data.device, image_size, resize_size(image_size)
+    device, size = pixels.data.device, image_size
     left, top, w, h = boxes.astype(np.float64).T
     cos, sin = np.cos(np.radians(angles)), np.sin(np.radians(angles))
     # Output pixel (x, y), from the centre -> (ux, uy) in the resized crop, from its centre, in units of its side.
-    ux_x, ux_y, uy_x, uy_y = (values / full for values in (cos * flips, -sin, sin * flips, cos))
+    ux_x, ux_y, uy_x, uy_y = (values / short_side for values in (cos * flips, -sin, sin * flips, cos))
     padded_h, padded_w = pixels.data.shape[-2:]
     grid_x = np.stack([2 * w * ux_x / padded_w, 2 * w * ux_y / padded_w, (2 * left + w) / padded_w - 1])
     grid_y = np.stack([2 * h * uy_x / padded_h, 2 * h * uy_y / padded_h, (2 * top + h) / padded_h - 1])
@@ -160,12 +160,16 @@ def _inside(y, ux_x, ux_y, uy_x, uy_y):
 
 
 class Augmentation:
-    """From gathered pixels to the network's input, float32 (N, 3, S, S) channels_last. Called with (pixels, random)."""
+    """From gathered pixels to the network's input, float32 (N, 3, S, S) channels_last. Called with (pixels, random).
+
+    `short_side` is what the inference geometry resizes to before its centre crop of S = `image_size` px.
+    """
 
     per_image = None  # or a torchvision transform for the loader's workers to apply instead
 
-    def __init__(self, image_size, mean, std):
+    def __init__(self, image_size, mean, std, short_side=None):
         self.image_size, self.mean, self.std = image_size, mean, std
+        self.short_side = short_side or resize_size(image_size)
 
     def __call__(self, pixels, random):
         return normalise(self.geometry(pixels, random), self.mean, self.std)
@@ -179,25 +183,10 @@ class CropRotateFlip(Augmentation):
 
     def geometry(self, pixels, random):
         count = len(pixels.data)
-        boxes = self.boxes(pixels.heights_widths(), random)
+        boxes = draw_boxes(random, pixels.heights_widths())
         angles = random.uniform(-self.degrees, self.degrees, count)
         flips = random.choice((-1.0, 1.0), count)
-        return sample_affine(pixels, boxes, angles, flips, self.image_size)
-
-    def boxes(self, sizes, random):
-        return draw_boxes(random, sizes)
-
-
-@AUGMENTATIONS.register("shift")
-class ShiftFlip(CropRotateFlip):
-    """The inference geometry moved by up to a sixteenth of the short side either way, and horizontal flip."""
-
-    degrees = 0.0
-
-    def boxes(self, sizes, random):
-        side = sizes.min(1, keepdims=True)
-        moved = (sizes[:, ::-1] - side) / 2 + side * random.uniform(-1 / 16, 1 / 16, sizes.shape)
-        return np.concatenate([moved, side, side], 1)
+        return sample_affine(pixels, boxes, angles, flips, self.image_size, self.short_side)
 
 
 @AUGMENTATIONS.register("trivial")
@@ -222,18 +211,28 @@ class Centre(Augmentation):
     """The inference preprocessing: no randomness."""
 
     def geometry(self, pixels, random):
-        return centre_crops(pixels, self.image_size, resize_size(self.image_size))
+        return centre_crops(pixels, self.image_size, self.short_side)
+
+
+@AUGMENTATIONS.register("flip")
+class Flip(Centre):
+    """The inference preprocessing, and every other picture mirrored: for pictures that are aligned already."""
+
+    def geometry(self, pixels, random):
+        images = super().geometry(pixels, random)
+        mirrored = torch.from_numpy(random.random(len(images)) < 0.5).to(images.device, non_blocking=True)
+        return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 @AUGMENTATIONS.register("torchvision")
 class Torchvision(Augmentation):
     """The distribution of `default` as torchvision's transforms, one picture at a time in the loader's workers."""
 
-    def __init__(self, image_size, mean, std):
-        super().__init__(image_size, mean, std)
+    def __init__(self, image_size, mean, std, short_side=None):
+        super().__init__(image_size, mean, std, short_side)
         self.per_image = transforms.Compose(
             [
-                transforms.RandomResizedCrop(resize_size(image_size), scale=CROP_SCALE, ratio=CROP_RATIO),
+                transforms.RandomResizedCrop(self.short_side, scale=CROP_SCALE, ratio=CROP_RATIO),
                 transforms.RandomRotation(DEGREES, interpolation=transforms.InterpolationMode.BILINEAR),
                 transforms.RandomHorizontalFlip(),
                 transforms.CenterCrop(image_size),

@@ -80,18 +80,21 @@ def read_training_state(path, card, choices):
     if "optimizer" not in saved or "choices" not in saved:
         raise UserError(f"--resume {path} holds weights but no training state; give the last.pth of the run")
     other = ModelCard.from_dict(saved["card"], path)
-    mine = {"--model": card.architecture, "--image_size": card.image_size, "--norm_type": card.norm_type, **choices}
-    theirs = {
-        "--model": other.architecture,
-        "--image_size": other.image_size,
-        "--norm_type": other.norm_type,
-        **saved["choices"],
-    }
-    mine["the classes"], theirs["the classes"] = card.classes, other.classes
+    mine, theirs = _what_a_run_keeps(card) | choices, _what_a_run_keeps(other) | saved["choices"]
     for name, value in mine.items():
         if value != theirs.get(name):
             raise UserError(f"--resume {path}: {name} was {theirs.get(name)} in that run and is {value} now; give what it had")
     return saved
+
+
+def _what_a_run_keeps(card):
+    return {
+        "--model": card.architecture,
+        "--image_size": card.image_size,
+        "--resize_size": card.resize_size,
+        "--norm_type": card.norm_type,
+        "the classes": card.classes,
+    }
 
 
 def load_strictly(network, state, path, name):

@@ -1,0 +1,57 @@
+"""Whether the fast path learns as well as the slow one: the same epochs, test accuracies beside each other.
+
+  python benchmarks/fast_and_slow.py --data_dir ../shared/data
+
+FashionCNN on all of Fashion-MNIST's `train`, augmented in every epoch, the test split looked at once, at the end. Fast is
+what train.py does with --compile: batched augmentation, bf16 where it pays. Slow is torchvision's transforms on one picture
+at a time in a loader worker, and fp32. Writes results/benchmarks/fast_and_slow.json.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks.pairs import save, spread
+from benchmarks.time_to_accuracy import train_once
+from utils import cli
+from utils.errors import run
+from utils.report import table
+
+COMMON = "-m custom --image_size 64 --max_epoch 5 --wp_epoch 1 --plain_epochs 0"
+SIDES = {"fast": "--compile", "slow": "--augment torchvision --precision fp32"}
+WITHIN = 0.005  # of the mean accuracies
+
+
+def parser():
+    p = cli.Parser(__doc__)
+    p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw")
+    p.add_argument("--seeds", type=int, default=3, check=cli.at_least(1), help="runs of each side")
+    return p
+
+
+def main():
+    args = parser().parse()
+    runs = {side: [] for side in SIDES}
+    for seed in range(args.seeds):
+        for side, flags in SIDES.items():
+            runs[side].append(train_once(f"{COMMON} {flags}", args.data_dir, seed))
+            print(f"seed {seed}, {side}: Acc@1 {runs[side][-1]['Acc@1']:.4f}, {runs[side][-1]['seconds']:.0f} s", flush=True)
+    accuracy = {side: [run["Acc@1"] for run in values] for side, values in runs.items()}
+    means = {side: sum(values) / len(values) for side, values in accuracy.items()}
+    difference = means["fast"] - means["slow"]
+    rows = [
+        [side, f"{means[side]:.4f}", f"{min(accuracy[side]):.4f}–{max(accuracy[side]):.4f}",
+         f"{spread([run['seconds'] for run in runs[side]])['median']:.0f} s"]
+        for side in SIDES
+    ]  # fmt: skip
+    print(table(["", "mean test Acc@1", "least–greatest", "training"], rows))
+    met = abs(difference) <= WITHIN
+    print(f"difference {100 * difference:+.2f} points, {'within' if met else 'outside of'} ±{100 * WITHIN:g}")
+    save("fast_and_slow", {"flags": {side: f"{COMMON} {flags}" for side, flags in SIDES.items()}, "runs": runs,
+                           "means": means, "difference": difference, "met": met})  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
