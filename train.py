@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from models import build_model, freeze_trunk, head_of, list_models
+from models.small_maps import prefer_matrix_products
 from utils import cli, plots, runtime
 from utils.augment import AUGMENTATIONS, erase, mix
 from utils.card import ModelCard
@@ -180,6 +181,8 @@ def train(args, device, stop):
     if args.freeze:
         freeze_trunk(model)
     model.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        prefer_matrix_products(model)
 
     # How it runs: chosen once, said in one line
     helped = any(store.needs_workers for store in stores.values())

@@ -54,6 +54,7 @@ def ours(model_name, dataset, args, image_size):
     import torch
 
     from models import build_model
+    from models.small_maps import prefer_matrix_products
     from utils import runtime
     from utils.augment import AUGMENTATIONS
     from utils.card import ModelCard
@@ -72,6 +73,8 @@ def ours(model_name, dataset, args, image_size):
     store = resident(store, device)
     threads, workers = runtime.share_cores(8 if store.needs_workers else 0, device)
     model = build_model(model_name, card.num_classes, image_size).to(device, memory_format=torch.channels_last).train()
+    if device.type == "cpu":
+        prefer_matrix_products(model)
     probe = runtime.precision_probe(f"{model_name} BN", model, BATCH, image_size)
     precision, _ = runtime.choose_precision("auto", device, *probe)
     setup = runtime.Runtime(device, precision, threads, workers, keeps)
