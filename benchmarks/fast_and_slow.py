@@ -40,10 +40,14 @@ def main():
             for side, flags in SIDES.items()
         }
         runs = {side: [] for side in SIDES}
-        for side, futures in started.items():
-            for seed, future in enumerate(futures):
-                runs[side].append(future.result())
-                print(f"{side}, seed {seed}: Acc@1 {runs[side][-1]['Acc@1']:.4f}", flush=True)
+        try:
+            for side, futures in started.items():
+                for seed, future in enumerate(futures):
+                    runs[side].append(future.result())
+                    print(f"{side}, seed {seed}: Acc@1 {runs[side][-1]['Acc@1']:.4f}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what has not begun would begin all the same
+            raise
     accuracy = {side: [run["Acc@1"] for run in values] for side, values in runs.items()}
     means = {side: sum(values) / len(values) for side, values in accuracy.items()}
     difference = means["fast"] - means["slow"]
