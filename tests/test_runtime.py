@@ -83,3 +83,16 @@ def test_one_line_says_everything():
 
 def test_loss_scaling_is_on_for_fp16_on_cuda_only():
     assert not runtime.Runtime(torch.device("cpu"), "bf16").scaler().is_enabled()
+
+
+def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(monkeypatch, capsys):
+    def fail(*args):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("models.norm_pool._NormPool.forward", staticmethod(fail))
+    model, setup = build_model("custom", 10, 16).train(), runtime.Runtime(torch.device("cpu"))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert runtime.step_model(model, setup, (4, 3, 16, 16), compile_it=True) is model
+    assert not setup.compiled and "no C++ compiler), so the model runs eager" in capsys.readouterr().out
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    model(torch.randn(4, 3, 16, 16)).sum().backward()
