@@ -14,8 +14,7 @@ import time
 import numpy as np
 import torch
 
-from models import build_model, freeze_trunk, head_of, list_models
-from models.small_maps import prefer_matrix_products
+from models import build_model, freeze_trunk, head_of, list_models, ready_to_train
 from utils import cli, plots, runtime
 from utils.augment import AUGMENTATIONS, erase, mix
 from utils.card import ModelCard
@@ -180,9 +179,7 @@ def train(args, device, stop):
     head = head_of(model) if args.freeze else None
     if args.freeze:
         freeze_trunk(model)
-    model.to(device, memory_format=torch.channels_last)
-    if device.type == "cpu":
-        prefer_matrix_products(model)
+    ready_to_train(model, device)
 
     # How it runs: chosen once, said in one line
     helped = any(store.needs_workers for store in stores.values())

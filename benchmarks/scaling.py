@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import save
-from models import build_model, list_models
-from models.small_maps import prefer_matrix_products
+from models import build_model, list_models, ready_to_train
 from utils import cli, plots, runtime
 from utils.augment import AUGMENTATIONS
 from utils.card import IMAGENET_MEAN, IMAGENET_STD
@@ -43,8 +42,7 @@ def images_per_second(name, size, batch, threads, precision, least=1.5):
     """Median over the steps of at least `least` seconds, after two for warm-up."""
     torch.set_num_threads(threads)
     setup = runtime.Runtime(torch.device("cpu"), precision)
-    model = build_model(name, 10, size).to(memory_format=torch.channels_last).train()
-    prefer_matrix_products(model)
+    model = ready_to_train(build_model(name, 10, size), setup.device).train()
     optimizer = build_optimizer("adamw", model, 1e-3, 0.05)
     augment = AUGMENTATIONS["default"](size, IMAGENET_MEAN, IMAGENET_STD)
     random = np.random.default_rng(0)

@@ -53,8 +53,7 @@ def ours(model_name, dataset, args, image_size):
     import numpy as np
     import torch
 
-    from models import build_model
-    from models.small_maps import prefer_matrix_products
+    from models import build_model, ready_to_train
     from utils import runtime
     from utils.augment import AUGMENTATIONS
     from utils.card import ModelCard
@@ -72,9 +71,7 @@ def ours(model_name, dataset, args, image_size):
     store = open_store(data.train, card.resize_size, "auto", pathlib.Path(args.folder, "cache"), show=False)
     store = resident(store, device)
     threads, workers = runtime.share_cores(8 if store.needs_workers else 0, device)
-    model = build_model(model_name, card.num_classes, image_size).to(device, memory_format=torch.channels_last).train()
-    if device.type == "cpu":
-        prefer_matrix_products(model)
+    model = ready_to_train(build_model(model_name, card.num_classes, image_size), device).train()
     probe = runtime.precision_probe(f"{model_name} BN", model, BATCH, image_size)
     precision, _ = runtime.choose_precision("auto", device, *probe)
     setup = runtime.Runtime(device, precision, threads, workers, keeps)

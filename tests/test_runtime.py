@@ -30,7 +30,7 @@ def test_auto_measures_once_and_remembers(tmp_path, monkeypatch):
     assert runtime.choose_precision("auto", cpu, timer("fp32"), "b")[0] == "fp32"
     count = len(calls)
     assert runtime.choose_precision("auto", cpu, timer("fp32"), "a")[0] == "bf16" and len(calls) == count
-    assert json.loads((tmp_path / "image-classification" / "precision-2.json").read_text()) == {"a": "bf16", "b": "fp32"}
+    assert json.loads((tmp_path / "image-classification" / "precision-3.json").read_text()) == {"a": "bf16", "b": "fp32"}
 
 
 def test_a_cpu_without_bf16_is_not_probed(monkeypatch):

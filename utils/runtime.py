@@ -173,7 +173,7 @@ def choose_precision(wanted, device, time_step=None, key=""):
         return ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"), None
     if not cpu_has_bf16() or time_step is None:
         return "fp32", None
-    cache = cache_folder() / "precision-2.json"  # a new number where the step has changed
+    cache = cache_folder() / "precision-3.json"  # a new number where the step has changed
     known = json.loads(cache.read_text()) if cache.exists() else {}
     if key not in known:
         known[key] = _measure_precision(time_step)

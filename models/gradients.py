@@ -1,0 +1,124 @@
+"""Convolutions whose gradients are taken another way than torch takes them on a CPU, where its library is slow.
+
+Training on a CPU uses these for two kinds of layers, several times as fast and with the same sums; evaluation and files know
+nothing of it. A table says which kind of convolution becomes which.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+class _Convolution(torch.autograd.Function):
+    """x (N, C, H, W), weight (O, C / groups, K, L) of one dtype -> (N, O, H', W'), no dilation; gradients by `layer`."""
+
+    @staticmethod
+    def forward(ctx, x, weight, layer):
+        ctx.save_for_backward(x, weight)
+        ctx.layer = layer
+        return F.conv2d(x, weight, None, layer.stride, layer.padding, groups=layer.groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        x_gradient = ctx.layer.input_gradient(x, weight, gradient) if ctx.needs_input_grad[0] else None
+        return x_gradient, ctx.layer.weight_gradient(x, weight, gradient), None
+
+
+class _OwnGradients(nn.Conv2d):
+    """A Conv2d that computes its gradients itself in training, where `gains` says so of the numbers that come in."""
+
+    def forward(self, x):
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        if not (trained and self.gains(x, dtype)):
+            return super().forward(x)
+        y = _Convolution.apply(x.to(dtype), self.weight.to(dtype), self)
+        return y if self.bias is None else y + self.bias.to(dtype).view(-1, 1, 1)
+
+    def input_gradient(self, x, weight, gradient):
+        return torch.nn.grad.conv2d_input(x.shape, weight, gradient, self.stride, self.padding, groups=self.groups)
+
+
+class SmallMapConv2d(_OwnGradients):
+    """Where the weights outnumber their pictures' pixels, the gradient of the weights as one matrix product.
+
+    Deep layers on small images are such: 512 × 512 × 3 × 3 weights over maps of 1×1 to 7×7.
+    """
+
+    dtypes = (torch.bfloat16,)  # in fp32 nothing was gained
+
+    @staticmethod
+    def takes(convolution):
+        return convolution.groups == 1
+
+    def gains(self, x, dtype):
+        return dtype in self.dtypes and self.weight.numel() >= x.numel()
+
+    def weight_gradient(self, x, weight, gradient):
+        """Sum over pictures and places of gradient ⊗ patch: (O, N·H'·W') times (N·H'·W', K·L·C)."""
+        outputs, channels, rows, columns = weight.shape
+        height, width = gradient.shape[2:]
+        (down, right), padding = self.stride, self.padding
+        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1)
+        spans = [
+            (slice(row, row + down * height, down), slice(column, column + right * width, right))
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        patches = torch.stack([x[:, i, j][:, :height, :width] for i, j in spans], 3)  # (N, H', W', K·L, C)
+        product = gradient.permute(0, 2, 3, 1).reshape(-1, outputs).t() @ patches.reshape(-1, rows * columns * channels)
+        return product.view(outputs, rows, columns, channels).permute(0, 3, 1, 2)
+
+
+class DepthwiseConv2d(_OwnGradients):
+    """A depthwise convolution by the calls of the CPU library that are fast: no more than three columns of weights at a time.
+
+    Five columns take it two to ten times as long, and in bf16 so does the gradient of an input that a stride has thinned.
+    """
+
+    columns = 3
+
+    @staticmethod
+    def takes(convolution):
+        return convolution.groups == convolution.in_channels == convolution.out_channels > 1
+
+    def gains(self, x, dtype):
+        return dtype == torch.bfloat16 or (self.kernel_size[1] > self.columns and self.stride == (1, 1))
+
+    def input_gradient(self, x, weight, gradient):
+        """With no stride that is the convolution with the turned weights; otherwise torch's own, in fp32 at least."""
+        padding = [size - 1 - padding for size, padding in zip(self.kernel_size, self.padding, strict=True)]
+        if self.stride == (1, 1) and min(padding) >= 0:
+            return F.conv2d(gradient, weight.flip(2, 3), None, 1, padding, groups=self.groups)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        return super().input_gradient(x, weight.to(wide), gradient.to(wide)).to(x.dtype)
+
+    def weight_gradient(self, x, weight, gradient):
+        """Of three columns at most at a time, over the part of x, padded with zeros, that they meet."""
+        channels, _, rows, columns = weight.shape
+        if columns <= self.columns:
+            return torch.nn.grad.conv2d_weight(x, weight.shape, gradient, self.stride, self.padding, groups=channels)
+        (down, right), (above, before) = self.stride, self.padding
+        height = (gradient.shape[2] - 1) * down + rows
+        parts = []
+        for first in range(0, columns, self.columns):
+            count = min(self.columns, columns - first)
+            width = (gradient.shape[3] - 1) * right + count
+            left = before - first  # below zero, x is cut
+            part = F.pad(x, (left, width - left - x.shape[3], above, height - above - x.shape[2]))
+            parts.append(torch.nn.grad.conv2d_weight(part, (channels, 1, rows, count), gradient, self.stride, groups=channels))
+        return torch.cat(parts, 3)
+
+
+KINDS = (SmallMapConv2d, DepthwiseConv2d)
+
+
+def prefer_fast_gradients(model):
+    """Make each convolution of `model` that one of the kinds takes that kind, in place; parameters and their names stay."""
+    for module in model.modules():
+        usual = type(module) is nn.Conv2d and module.dilation == (1, 1) and module.padding_mode == "zeros"
+        if usual and not isinstance(module.padding, str):
+            module.__class__ = next((kind for kind in KINDS if kind.takes(module)), nn.Conv2d)
