@@ -1,7 +1,7 @@
-"""Convolutions whose gradients are taken another way than torch takes them on a CPU, where its library is slow.
+"""Layers whose gradients are taken another way than torch takes them on a CPU, where that is slow.
 
-Training on a CPU uses these for two kinds of layers, several times as fast and with the same sums; evaluation and files know
-nothing of it. A table says which kind of convolution becomes which.
+Training on a CPU uses them for what `KINDS` names, several times as fast and with the same sums; evaluation and files know
+nothing of it.
 """
 
 import torch
@@ -38,6 +38,12 @@ class _OwnGradients(nn.Conv2d):
         y = _Convolution.apply(x.to(dtype), self.weight.to(dtype), self)
         return y if self.bias is None else y + self.bias.to(dtype).view(-1, 1, 1)
 
+    @staticmethod
+    def usual(convolution):
+        """Whether its padding is zeros, in numbers, and its weights meet pixels side by side."""
+        zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+        return zeros and convolution.dilation == (1, 1)
+
     def input_gradient(self, x, weight, gradient):
         return torch.nn.grad.conv2d_input(x.shape, weight, gradient, self.stride, self.padding, groups=self.groups)
 
@@ -50,9 +56,9 @@ class SmallMapConv2d(_OwnGradients):
 
     dtypes = (torch.bfloat16,)  # in fp32 nothing was gained
 
-    @staticmethod
-    def takes(convolution):
-        return convolution.groups == 1
+    @classmethod
+    def takes(cls, convolution):
+        return cls.usual(convolution) and convolution.groups == 1
 
     def gains(self, x, dtype):
         return dtype in self.dtypes and self.weight.numel() >= x.numel()
@@ -81,9 +87,9 @@ class DepthwiseConv2d(_OwnGradients):
 
     columns = 3
 
-    @staticmethod
-    def takes(convolution):
-        return convolution.groups == convolution.in_channels == convolution.out_channels > 1
+    @classmethod
+    def takes(cls, convolution):
+        return cls.usual(convolution) and convolution.groups == convolution.in_channels == convolution.out_channels > 1
 
     def gains(self, x, dtype):
         return dtype == torch.bfloat16 or (self.kernel_size[1] > self.columns and self.stride == (1, 1))
@@ -113,12 +119,28 @@ class DepthwiseConv2d(_OwnGradients):
         return torch.cat(parts, 3)
 
 
-KINDS = (SmallMapConv2d, DepthwiseConv2d)
+class GlobalAveragePool(nn.AdaptiveAvgPool2d):
+    """The mean of each channel, whose gradient stays one number for all pixels until it is used.
+
+    Torch writes it out pixel by pixel in NCHW; a squeeze-and-excitation then adds that to one in channels_last, slowly.
+    """
+
+    @classmethod
+    def takes(cls, pool):
+        return pool.output_size in (1, (1, 1))
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return x.sum((2, 3), keepdim=True) / x.shape[2:].numel()
+
+
+KINDS = {nn.Conv2d: (SmallMapConv2d, DepthwiseConv2d), nn.AdaptiveAvgPool2d: (GlobalAveragePool,)}
 
 
 def prefer_fast_gradients(model):
-    """Make each convolution of `model` that one of the kinds takes that kind, in place; parameters and their names stay."""
+    """Make each layer of `model` that one of the kinds takes that kind, in place; parameters and their names stay."""
     for module in model.modules():
-        usual = type(module) is nn.Conv2d and module.dilation == (1, 1) and module.padding_mode == "zeros"
-        if usual and not isinstance(module.padding, str):
-            module.__class__ = next((kind for kind in KINDS if kind.takes(module)), nn.Conv2d)
+        for kind in KINDS.get(type(module), ()):
+            if kind.takes(module):
+                module.__class__ = kind

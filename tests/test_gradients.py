@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models import build_model, ready_to_train
-from models.gradients import DepthwiseConv2d, SmallMapConv2d, prefer_fast_gradients
+from models.gradients import DepthwiseConv2d, GlobalAveragePool, SmallMapConv2d, prefer_fast_gradients
 
 
 @pytest.fixture(autouse=True)
@@ -16,17 +16,17 @@ def doubles(monkeypatch):
 
 
 def compare(theirs, kind, shape):
-    """Values and gradients of a convolution and of what it becomes, on waves of a shape."""
+    """Values and gradients of a layer and of what it becomes, on waves of a shape."""
     theirs = theirs.double()
     ours = nn.Sequential(copy.deepcopy(theirs))
     prefer_fast_gradients(ours)
     assert type(ours[0]) is kind
     results = []
-    for convolution in (ours, theirs):
+    for layer in (ours, theirs):
         x = torch.arange(torch.Size(shape).numel(), dtype=torch.float64).sin().view(shape).requires_grad_()
-        y = convolution(x)
+        y = layer(x)
         y.backward(torch.arange(y.numel(), dtype=torch.float64).cos().view_as(y))
-        results.append([y.detach(), x.grad, *(p.grad for p in convolution.parameters())])
+        results.append([y.detach(), x.grad, *(p.grad for p in layer.parameters())])
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
@@ -66,7 +66,12 @@ def test_large_maps_fp32_frozen_weights_and_evaluation_go_the_plain_way(monkeypa
     convolution(torch.randn(1, 4, 3, 3, dtype=torch.float64))
 
 
-def test_grouped_dilated_and_transposed_convolutions_are_left_alone():
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 3, 1, 1)])
+def test_the_global_average_has_the_value_and_gradient_of_torch(shape):
+    compare(nn.AdaptiveAvgPool2d(1), GlobalAveragePool, shape)
+
+
+def test_other_layers_are_left_alone():
     kept = [
         nn.Conv2d(4, 4, 3, groups=2),
         nn.Conv2d(4, 8, 3, groups=4),
@@ -74,6 +79,7 @@ def test_grouped_dilated_and_transposed_convolutions_are_left_alone():
         nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3, padding_mode="reflect"),
         nn.ConvTranspose2d(4, 4, 3),
+        nn.AdaptiveAvgPool2d(2),
     ]
     before = [type(layer) for layer in kept]
     prefer_fast_gradients(nn.Sequential(*kept))
