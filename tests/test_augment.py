@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -118,13 +119,23 @@ def test_the_same_generator_gives_the_same_batch(name):
     assert torch.equal(one, two) and (name == "none") == torch.equal(one, three)
 
 
-def test_flip_mirrors_every_other_picture_of_the_inference_geometry():
-    pixels = Pixels(smooth_pictures(64, 40))
-    plain, flipped = (AUGMENTATIONS[name](32, *NORM, 32)(pixels, np.random.default_rng(0)) for name in ("none", "flip"))
-    mirrored = [not torch.equal(one, two) for one, two in zip(plain, flipped, strict=True)]
-    assert 16 < sum(mirrored) < 48
-    for one, two, turned in zip(plain, flipped, mirrored, strict=True):
-        assert torch.equal(two, one.flip(-1) if turned else one)
+@pytest.mark.parametrize(("channels", "size", "most"), [(1, 28, 1), (3, 32, 1), (3, 60, 2)])
+def test_flip_shift_mirrors_and_moves_the_inference_geometry_by_whole_pixels(channels, size, most):
+    pixels = Pixels(torch.randint(1, 256, (600, channels, size, size), dtype=torch.uint8))
+    moved = AUGMENTATIONS["flip_shift"](size, *NORM, size).geometry(pixels, np.random.default_rng(0))
+    padded = F.pad(pixels.data, (most,) * 4)
+    shifts = range(2 * most + 1)
+    found = []
+    for image, both in zip(moved, zip(padded, padded.flip(-1), strict=True), strict=True):
+        found += [
+            (mirrored, y, x)
+            for mirrored, one in enumerate(both)
+            for y in shifts
+            for x in shifts
+            if torch.equal(image, one[:, y : y + size, x : x + size])
+        ]
+    assert len(found) == len(moved)  # each is one of them
+    assert len(set(found)) == 2 * len(shifts) ** 2 and 200 < sum(mirrored for mirrored, _, _ in found) < 400
 
 
 def test_normalise_is_that_of_torchvision():

@@ -214,14 +214,24 @@ class Centre(Augmentation):
         return centre_crops(pixels, self.image_size, self.short_side)
 
 
-@AUGMENTATIONS.register("flip")
-class Flip(Centre):
-    """The inference preprocessing, and every other picture mirrored: for pictures that are aligned already."""
+@AUGMENTATIONS.register("flip_shift")
+class FlipShift(Centre):
+    """The inference preprocessing, every other picture mirrored, and moved by whole pixels: for pictures aligned already.
+
+    Up to a 28th of the side either way, down and across; what comes in is black.
+    """
 
     def geometry(self, pixels, random):
         images = super().geometry(pixels, random)
-        mirrored = torch.from_numpy(random.random(len(images)) < 0.5).to(images.device, non_blocking=True)
-        return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        count, channels, _, size = images.shape
+        most = max(1, size // 28)
+        axis, mirrored = np.arange(size), random.random((count, 1)) < 0.5
+        down, across = random.integers(0, 2 * most + 1, (2, count, 1))
+        places = np.stack([down + axis, across + np.where(mirrored, axis[::-1], axis)])  # rows and columns, after padding
+        rows, columns = torch.from_numpy(places).to(images.device, non_blocking=True)
+        index = (rows[:, :, None] * (size + 2 * most) + columns[:, None, :]).view(count, 1, -1)
+        padded = F.pad(images, (most, most, most, most)).flatten(2)
+        return padded.gather(2, index.expand(-1, channels, -1)).view(count, channels, size, size)
 
 
 @AUGMENTATIONS.register("torchvision")
