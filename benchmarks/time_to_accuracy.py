@@ -27,7 +27,10 @@ from utils.report import table
 COMMON = "-m custom --image_size 28 --resize_size 28 --wp_epoch 1 --compile"  # every pixel as it is
 RECIPES = {
     "0.9209": (f"{COMMON} --max_epoch 6 --augment none", 90),
-    "0.93": (f"{COMMON} --max_epoch 22 --augment flip --plain_epochs 6 --weight_decay 0.4", 240),
+    "0.93": (
+        f"{COMMON} --max_epoch 25 --augment flip_shift --plain_epochs 5 --weight_decay 0.4 --batch_size 256 --base_lr 0.008",
+        240,
+    ),
 }
 
 
