@@ -1,6 +1,7 @@
 """Two sides of a comparison, each in processes of its own, in turn: the ratio pair by pair, with the machine beside it."""
 
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -39,6 +40,15 @@ def spread(values):
 def ratios(ours, theirs):
     """Of each pair, how many times the one is the other: median, minimum, maximum."""
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def stolen_seconds():
+    """Processor seconds since the start of this machine that its host gave to others while it wanted them; 0 where unknown."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().split()
+    except OSError:
+        return 0.0
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK")  # proc(5)
 
 
 def save(name, result):
