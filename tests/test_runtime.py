@@ -33,6 +33,13 @@ def test_auto_measures_once_and_remembers(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "image-classification" / "precision-3.json").read_text()) == {"a": "bf16", "b": "fp32"}
 
 
+def test_a_machine_that_is_busy_now_and_then_does_not_change_the_choice(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: True)
+    disturbed = {"fp32": iter([9.0, 1.0, 1.0, 1.0]), "bf16": iter([9.0, 5.0, 0.5, 7.0])}  # the first of each does not count
+    assert runtime.choose_precision("auto", torch.device("cpu"), lambda p: next(disturbed[p]), "a")[0] == "bf16"
+
+
 def test_a_cpu_without_bf16_is_not_probed(monkeypatch):
     monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: False)
     assert runtime.choose_precision("auto", torch.device("cpu"), lambda p: 1 / 0) == ("fp32", None)
