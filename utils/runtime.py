@@ -184,7 +184,7 @@ def choose_precision(wanted, device, time_step=None, key=""):
 
 
 def _measure_precision(time_step):
-    """Alternate fp32 and bf16 steps; bf16 where its shortest step, which nothing else disturbed, is at least a tenth shorter."""
+    """Alternate fp32 and bf16 steps; bf16 where its shortest step, the least disturbed one, is at least a tenth shorter."""
     seconds = {"fp32": [], "bf16": []}
     for attempt in range(4):
         for precision, times in seconds.items():
