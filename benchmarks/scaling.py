@@ -3,10 +3,12 @@
   python benchmarks/scaling.py
   python benchmarks/scaling.py -m resnet18 --sizes 32 64 128 --batches 16 64
 
-Images a second of whole training steps on pictures in memory, augmentation included, and the time per picture and pixel beside
-that of the smallest image size. Writes results/benchmarks/scaling_<model>.json and .png.
+Images a second of whole training steps on pictures in memory, augmentation included, and the time per picture and pixel. The
+grid is gone through several times, as a busy machine would pass for a slow size; growth compares neighbours of the grid, the
+next larger size or batch, within a round. Writes results/benchmarks/scaling_<model>.json and .png.
 """
 
+import itertools
 import pathlib
 import statistics
 import sys
@@ -17,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import numpy as np
 import torch
 
-from benchmarks.pairs import save
+from benchmarks.pairs import ratios, save, spread
 from models import build_model, list_models, ready_to_train
 from utils import cli, plots, runtime
 from utils.augment import AUGMENTATIONS
@@ -34,12 +36,13 @@ def parser():
     p.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128, 224], check=cli.at_least(8), help="image sizes, px")
     p.add_argument("--batches", type=int, nargs="+", default=[16, 64, 256], check=cli.at_least(2), help="batch sizes")
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2], check=cli.at_least(1), help="torch threads")
+    p.add_argument("--rounds", type=int, default=3, check=cli.at_least(1), help="times that the whole grid is measured")
     p.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="arithmetic of the step")
     return p
 
 
-def images_per_second(name, size, batch, threads, precision, least=1.5):
-    """Median over the steps of at least `least` seconds, after two for warm-up."""
+def images_per_second(name, size, batch, threads, precision, least=1.0):
+    """Median over three steps or more of at least `least` seconds, after one for warm-up."""
     torch.set_num_threads(threads)
     setup = runtime.Runtime(torch.device("cpu"), precision)
     model = ready_to_train(build_model(name, 10, size), setup.device).train()
@@ -49,7 +52,7 @@ def images_per_second(name, size, batch, threads, precision, least=1.5):
     pixels = Pixels(torch.from_numpy(random.integers(0, 256, (batch, 1, 28, 28), dtype=np.uint8)))
     labels = torch.from_numpy(random.integers(0, 10, batch))
     times = []
-    while len(times) < 5 or sum(times) < least:
+    while len(times) < 4 or sum(times) < least:
         start = time.perf_counter()
         with setup.autocast():
             logits = model(augment(pixels, random))
@@ -57,23 +60,64 @@ def images_per_second(name, size, batch, threads, precision, least=1.5):
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - start)
-    return batch / statistics.median(times[2:])
+    return batch / statistics.median(times[1:])
+
+
+def growths(times):
+    """From each cell to its neighbour with the next larger batch, or size: how many times the time that is, round by round.
+
+    `times` maps (threads, batch, size) to a time per picture and pixel for each round.
+    """
+    found = []
+    for axis in (1, 2):
+        for small, large in itertools.pairwise(sorted({cell[axis] for cell in times})):
+            for cell in times:
+                if cell[axis] == small:
+                    larger = (*cell[:axis], large, *cell[axis + 1 :])
+                    found.append({"from": cell, "to": larger, "growth": ratios(times[larger], times[cell])})
+    return found
+
+
+def measure(args):
+    """Of every cell of the grid, images a second and nanoseconds per picture and pixel; and where the latter grow most."""
+    grid = list(itertools.product(*(sorted(set(values)) for values in (args.threads, args.batches, args.sizes))))
+    rates = {cell: [] for cell in grid}
+    for _ in range(args.rounds):
+        for threads, batch, size in grid:
+            rates[threads, batch, size].append(images_per_second(args.model, size, batch, threads, args.precision))
+    times = {cell: [1e9 / rate / cell[2] ** 2 for rate in values] for cell, values in rates.items()}
+    rows = [
+        {"threads": threads, "batch": batch, "image_size": size,
+         "images/s": spread(rates[threads, batch, size]), "ns per pixel": spread(times[threads, batch, size])}
+        for threads, batch, size in grid
+    ]  # fmt: skip
+    return rows, max(growths(times), key=lambda growth: growth["growth"]["median"], default=None)
+
+
+def show(rows, steepest):
+    cells = []
+    for row in rows:
+        time_ns = row["ns per pixel"]
+        cells.append([*list(row.values())[:3], f"{row['images/s']['median']:.0f}",
+                      f"{time_ns['median']:.0f} ({time_ns['min']:.0f}–{time_ns['max']:.0f})"])  # fmt: skip
+    text = table(["threads", "batch", "px", "images/s", "ns per pixel"], cells)
+    if steepest:
+        (threads, batch, size), (_, larger_batch, larger_size) = steepest["from"], steepest["to"]
+        growth = steepest["growth"]
+        text += (
+            f"\nns per pixel grow most from batch {batch} at {size} px to batch {larger_batch} at {larger_size} px with "
+            f"{threads} thread{'s' * (threads != 1)}: {growth['median']:.2f} times ({growth['min']:.2f}–{growth['max']:.2f})"
+        )
+    return text
 
 
 def main():
     args = parser().parse()
     runtime.keep_memory()
-    rows = []
-    for threads in args.threads:
-        for batch in args.batches:
-            for size in args.sizes:
-                rate = images_per_second(args.model, size, batch, threads, args.precision)
-                rows.append({"threads": threads, "batch": batch, "image_size": size, "images/s": rate,
-                             "ns per pixel": 1e9 / rate / size**2})  # fmt: skip
-    cells = [[*list(row.values())[:3], f"{row['images/s']:.0f}", f"{row['ns per pixel']:.1f}"] for row in rows]
-    print(table(["threads", "batch", "px", "images/s", "ns per pixel"], cells))
+    rows, steepest = measure(args)
+    print(show(rows, steepest))
     plots.scaling(rows, RESULTS / "benchmarks" / f"scaling_{args.model}.png", f"{args.model}, {args.precision}")
-    save(f"scaling_{args.model}", {"model": args.model, "precision": args.precision, "rows": rows})
+    save(f"scaling_{args.model}", {"model": args.model, "precision": args.precision, "rows": rows, "steepest": steepest})
     return 0
 
 

@@ -204,12 +204,14 @@ def receptive_field(pixels, box, heat, path, titles):
 
 
 def scaling(rows, path, title):
-    """Time per picture and pixel against the image size, a line for each batch size and thread count."""
+    """Time per picture and pixel, median and extremes, against the image size, a line for each batch and thread count."""
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for threads, batch in sorted({(row["threads"], row["batch"]) for row in rows}):
         mine = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
         label = f"{threads} thread{'s' * (threads != 1)}, batch {batch}"
-        axis.plot([r["image_size"] for r in mine], [r["ns per pixel"] for r in mine], marker="o", ms=4, label=label)
+        median, least, most = (np.array([r["ns per pixel"][key] for r in mine]) for key in ("median", "min", "max"))
+        errors = [median - least, most - median]
+        axis.errorbar([r["image_size"] for r in mine], median, errors, marker="o", ms=4, capsize=2, elinewidth=1, label=label)
     axis.set(title=title, xlabel="image size, px", ylabel="training time, ns per pixel", ylim=(0, None))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,22 @@
+from benchmarks.pairs import alternate, ratios
+from benchmarks.scaling import growths
+
+
+def test_each_side_goes_first_in_turn():
+    calls = []
+    found = alternate({name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}, 3)
+    assert calls == list("abbaab") and found == {"a": [1, 4, 5], "b": [2, 3, 6]}
+
+
+def test_a_ratio_is_taken_pair_by_pair():
+    assert ratios([2, 9, 5], [1, 3, 5]) == {"median": 2, "min": 1, "max": 3, "all": [2, 3, 1]}
+
+
+def test_growth_is_from_each_cell_to_the_next_larger_batch_and_size():
+    times = {(1, batch, size): [batch * size, 1.0] for batch in (2, 8) for size in (10, 20, 60)}
+    found = {(growth["from"][1:], growth["to"][1:]): growth["growth"]["all"] for growth in growths(times)}
+    assert found == {
+        **{((batch, 10), (batch, 20)): [2.0, 1.0] for batch in (2, 8)},
+        **{((batch, 20), (batch, 60)): [3.0, 1.0] for batch in (2, 8)},
+        **{((2, size), (8, size)): [4.0, 1.0] for size in (10, 20, 60)},
+    }
