@@ -162,13 +162,13 @@ def cold_start(variant, picture, args):
     return statistics.median(seconds)
 
 
-def measure(usable, split, samples, device, loading, args):
+def measure(usable, split, samples, loading, args):
     """A list of dicts, one a file, in the order of `usable`; `samples` are Pillow images."""
     rows, files = [], {}
     threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
     for variant in usable:
         given = loading if variant.make is None else {}
-        files[variant.name] = Shipped(variant.path, device if device.type in variant.devices else "cpu", threads, **given)
+        files[variant.name] = Shipped(variant.path, args.device if "cuda" in variant.devices else "cpu", threads, **given)
     card = next(iter(files.values())).card
     times = speeds(files, np.concatenate([preprocess(image, card) for image in samples]))
     with tempfile.TemporaryDirectory() as folder:
@@ -189,9 +189,11 @@ def describe(result):
     """The figures of the network in one line, the table, and what is not in it."""
     machine, rows = result["machine"], result["files"]
     where = f"Acc@1 and Acc@5 on {result['measured on']}: {result['images']:,} images" if result["images"] else "no accuracy"
+    used = sorted({row["device"].partition(":")[0] for row in rows})
+    places = " and ".join(machine["gpu" if device == "cuda" else "cpu"] for device in used)
     lines = [
         f"{result['model']} at {result['image_size']} px, {si(result['parameters'])} parameters, {si(result['MACs'], 'MAC')}",
-        f"{where}; latency on {machine.get('gpu', machine['cpu'])}, {result['threads']} thread{'s' * (result['threads'] != 1)}",
+        f"{where}; latency on {places}, {result['threads']} thread{'s' * (result['threads'] != 1)}",
     ]
     header = ["file", "size MB", "Acc@1 %", "Acc@5 %", "ms, batch 1", "10th–90th %", "images/s", "at batch", "cold start s"]
     cells = []
@@ -200,7 +202,8 @@ def describe(result):
         scores = [f"{100 * row[key]:.2f}" if key in row else "–" for key in ("Acc@1", "Acc@5")]
         times = [f"{single['median_ms']:.3g}", f"{single['low_ms']:.3g}–{single['high_ms']:.3g}"]
         best = [f"{row['images/s']:.0f}", row["best batch"]]
-        cells.append([row["name"], f"{row['bytes'] / 1e6:.2f}", *scores, *times, *best, f"{row['cold start s']:.2f}"])
+        name = row["name"] + (f", {row['device']}" if len(used) > 1 else "")
+        cells.append([name, f"{row['bytes'] / 1e6:.2f}", *scores, *times, *best, f"{row['cold start s']:.2f}"])
     lines.append(table(header, cells))
     unlike = [f"  {row['name']}: {row['arithmetic']}" for row in rows if row["arithmetic"] != "computes in fp32"]
     lines += ["arithmetic:", *unlike] if unlike else []
@@ -221,7 +224,7 @@ def find_data(card, args):
 def main():
     args = parser().parse()
     runtime.keep_memory()
-    device = runtime.choose_device(args.device, args.cuda)
+    runtime.choose_device(args.device, args.cuda)
     classes = read_classes(args.classes) if args.classes else None
     loading = {"model": args.model, "classes": classes, "image_size": args.image_size}
     network, card = load_model(args.weights, **loading)
@@ -234,7 +237,7 @@ def main():
     usable, missing = take_stock(variants(args.weights, network, card, dataset), args.weights, args.all)
     samples = [split.image(i) for i in range(min(32, len(split)))] if split else verification_images(card, 32)[0]
     analysis = analyse(network, card.image_size)
-    rows = measure(usable, split, samples, device, loading, args)
+    rows = measure(usable, split, samples, loading, args)
     result = {
         "model": card.architecture,
         "weights": str(args.weights),

@@ -41,7 +41,7 @@ def main():
     runtime.keep_memory()
     device = runtime.choose_device(args.device, args.cuda)
     classes = read_classes(args.classes) if args.classes else None
-    shipped = Shipped(args.weights, device, model=args.model, classes=classes, image_size=args.image_size)
+    shipped = Shipped(args.weights, args.device, model=args.model, classes=classes, image_size=args.image_size)
     card = shipped.card
     name = "_".join(filter(None, (card.architecture, card.scheme or ENGINES.get(shipped.engine))))
     split, dataset = choose_split(card, args)

@@ -20,7 +20,7 @@ from utils.cli import Parser, add_device, add_model, at_least
 from utils.errors import run
 from utils.predictors import Predictor, must_be_checkpoint
 from utils.quantizers import QUANTIZERS
-from utils.runtime import choose_device, keep_memory
+from utils.runtime import choose_device, exact_matmul, keep_memory
 
 
 class CheckpointPredictor(Predictor):
@@ -34,7 +34,7 @@ class CheckpointPredictor(Predictor):
         self.card_text = card.to_json()
 
     def _run(self, batch):
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_matmul():
             return self.network(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
 
 

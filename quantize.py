@@ -45,7 +45,7 @@ def parser():
     scheme = parser.add_argument_group("quantization")
     scheme.add_argument("--scheme", default="fp16", choices=list(QUANTIZERS), help="what becomes of the weights")
     scheme.add_argument("--calibration", type=int, default=256, check=at_least(1), metavar="N", help="int8: training images")
-    scheme.add_argument("--seed", type=int, default=0, help="int8: which training images")
+    scheme.add_argument("--seed", type=int, default=0, check=at_least(0), help="int8: which training images")
     scheme.add_argument("--equalize", action="store_true", help="int8: even out the channels first, where they differ much")
     scheme.add_argument("--max_drop", type=float, default=1.0, check=between(0, 100), help="points of Acc@1 for status 4")
     scheme.add_argument("--output", metavar="FILE", help="default: converted_models/<model>_<scheme> beside the weights")
@@ -175,7 +175,8 @@ def main():
     args = parser().parse(lambda args: list(flags_agree(args)))
     runtime.keep_memory()
     scheme = QUANTIZERS[args.scheme]
-    device = runtime.choose_device(args.device if "cuda" in scheme.devices else "cpu", args.cuda)
+    device = args.device if "cuda" in scheme.devices else "cpu"
+    runtime.choose_device(device, args.cuda)
     threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
     classes = read_classes(args.classes) if args.classes else None
     network, card = load_model(args.weights, args.model, classes, args.image_size)

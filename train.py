@@ -8,6 +8,7 @@ torchrun --nproc_per_node 4 train.py --batch_size 256              four GPUs, 10
 """
 
 import pathlib
+import shutil
 import sys
 import time
 
@@ -19,7 +20,7 @@ from utils import cli, plots, runtime
 from utils.augment import AUGMENTATIONS, erase, mix
 from utils.card import ModelCard
 from utils.checkpoint import load_strictly, read_checkpoint, read_training_state, save_checkpoint
-from utils.datasets import eval_batches, open_dataset, train_batches
+from utils.datasets import eval_batches, needs_workers, open_dataset, train_batches
 from utils.ema import ModelEMA
 from utils.engine import (
     Clock,
@@ -36,7 +37,7 @@ from utils.errors import UserError, run
 from utils.metrics import headline
 from utils.optim import OPTIMIZERS, build_optimizer
 from utils.progress import Board, Progress, scores, summary, where_time_went
-from utils.report import write_json, write_text
+from utils.report import replacing, write_json, write_text
 from utils.runtime import Runtime, say
 from utils.sampling import balanced_weights, class_weights, epoch_order, plan_epoch
 from utils.schedule import fit_warmup, learning_rate
@@ -83,7 +84,7 @@ def parser():
     optim.add_argument("--clip_grad", type=float, default=0.0, check=cli.at_least(0), help="largest gradient norm; 0 is off")
     optim.add_argument("--early_stop", type=int, default=0, check=cli.at_least(0),
                        help="stop after so many evaluations without a better one; 0 is off")  # fmt: skip
-    optim.add_argument("--seed", type=int, default=0, check=cli.at_least(0), help="of weights, order and augmentation")
+    optim.add_argument("--seed", type=int, default=0, check=cli.between(0, 2**32 - 1), help="of weights, order, augmentation")
 
     step = p.add_argument_group("speed")
     step.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
@@ -135,8 +136,7 @@ def main():
     device = runtime.choose_device(args.device, args.cuda)
     runtime.join_group(device)
     try:
-        with StopSignal() as stop:
-            return train(args, device, stop)
+        return train(args, device)
     except RuntimeError as error:
         if not runtime.lost_process(error):
             raise
@@ -148,7 +148,23 @@ def main():
         runtime.leave_group()
 
 
-def train(args, device, stop):
+def earlier_run(resume, last, card, choices):
+    """The training state that --resume names, or None for `auto` where there is none yet; its best model comes along."""
+    path = last if resume == "auto" else pathlib.Path(resume)
+    if resume == "auto" and not path.exists():
+        return None
+    saved = read_training_state(path, card, choices)
+    best, place = path.with_name("best_model.pth"), last.with_name("best_model.pth")
+    if not best.exists():
+        saved["best"] = {}
+    elif not (place.exists() and best.samefile(place)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as temporary:
+            shutil.copyfile(best, temporary)
+    return saved
+
+
+def train(args, device):
     started, clock = time.perf_counter(), Clock()
     rank, world = runtime.rank(), runtime.world_size()
     keeps_memory = runtime.keep_memory()
@@ -156,7 +172,8 @@ def train(args, device, stop):
     seed_everything(args.seed)
 
     # Data
-    dataset = open_dataset(args.dataset, args.data_dir, args.val_fraction)
+    with runtime.first_here_first():
+        dataset = open_dataset(args.dataset, args.data_dir, args.val_fraction)
     names = {"norm_type": args.norm_type, "dataset": dataset.name}
     card = ModelCard(args.model, dataset.classes, args.image_size, args.resize_size, **names)
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
@@ -166,7 +183,9 @@ def train(args, device, stop):
     say(f"{dataset.name}: {card.num_classes} classes, {sizes} images at {args.image_size} px")
     augment = AUGMENTATIONS[args.augment](args.image_size, card.mean, card.std, card.resize_size)
     cache, show = pathlib.Path(args.data_dir, "cache"), rank == 0 and sys.stderr.isatty()
-    stores = {split.name: resident(open_store(split, card.resize_size, args.cache, cache, show), device) for split in splits}
+    with runtime.first_here_first():
+        stores = {split.name: open_store(split, card.resize_size, args.cache, cache, show) for split in splits}
+    stores = resident(stores, device)
     # Training ends on pictures as evaluation will see them, which a network that was trained on moved ones gains from most
     # (Touvron et al. 2019, "Fixing the train-test resolution discrepancy"; Ge et al. 2021, YOLOX, section 2.1).
     plain, plain_store = AUGMENTATIONS["none"](args.image_size, card.mean, card.std, card.resize_size), stores["train"]
@@ -182,13 +201,13 @@ def train(args, device, stop):
     ready_to_train(model, device)
 
     # How it runs: chosen once, said in one line
-    helped = any(store.needs_workers for store in stores.values())
+    helped = any(needs_workers(store, device) for store in stores.values())
     threads, workers = runtime.share_cores(args.num_workers if helped else 0, device)
     if helped and workers < args.num_workers:
         say(f"--num_workers {args.num_workers} is reduced to {workers}: this machine has {runtime.cores()} cores")
     wanted = "fp16" if args.fp16 else "bf16" if args.bf16 else args.precision
     probe = runtime.precision_probe(f"{args.model} {args.norm_type}", model, args.batch_size, args.image_size)
-    precision, notice = runtime.agree(runtime.on_main(runtime.choose_precision, wanted, device, *probe))
+    precision, notice = runtime.from_main(runtime.choose_precision, wanted, device, *probe)
     if notice:
         say(notice)
     setup = Runtime(device, precision, threads, workers, keeps_memory)
@@ -222,22 +241,24 @@ def train(args, device, stop):
     )
 
     # Go on from an earlier run
-    folder = pathlib.Path(args.path_to_save, dataset.name, args.model + ("_fp16" if args.fp16 else ""))
+    folder = pathlib.Path(args.path_to_save, dataset.name, args.model + ("_fp16" if wanted == "fp16" else ""))
     last, best_model = folder / "last.pth", folder / "best_model.pth"
     choices = {"--ema": args.ema, "--optimizer": args.optimizer, "--freeze": args.freeze}
-    resume = last if args.resume == "auto" else args.resume
-    if resume and (args.resume != "auto" or last.exists()):
-        saved = read_training_state(resume, card, choices)
-        if saved["epoch"] >= args.max_epoch:
-            raise UserError(f"--resume {resume}: all of its {saved['epoch']} epochs are done; a greater --max_epoch trains on")
+    saved = runtime.from_main(earlier_run, args.resume, last, card, choices) if args.resume else None
+    if saved:
         state.load_state_dict(saved, device)
         if saved["batches"] != [batch_size, accumulation, world]:
             state.group, state.step = 0, state.epoch * steps  # other batches: the interrupted epoch starts again
-        say(f"resumed {resume} at epoch {state.epoch + 1}" + (f", step {state.group + 1}" if state.group else ""))
-    elif resume:
+        place = f"at epoch {state.epoch + 1}" + (f", step {state.group + 1}" if state.group else "")
+        if state.epoch >= args.max_epoch:
+            place = f"after all of its {state.epoch} epochs, to test it; a greater --max_epoch trains on"
+        say(f"resumed {last if args.resume == 'auto' else args.resume} {place}")
+    elif args.resume:
         say(f"--resume auto: {last} does not exist yet, so this run starts from the beginning")
     elif last.exists():
         say(f"{folder} holds an earlier run, which this one replaces (--path_to_save keeps both, --resume auto goes on)")
+    if rank:
+        seed_everything((args.seed + 1_000_003 * rank + state.step) % 2**32)  # each process has its own dropout
     runtime.on_main(write_text, folder / "classes.txt", "\n".join(card.classes) + "\n")
     board = Board(pathlib.Path("logs", *folder.parts[-2:])) if args.tensorboard and rank == 0 else None
     flags = {key: value for key, value in vars(args).items() if key != "given"}
@@ -259,10 +280,14 @@ def train(args, device, stop):
         return images, targets
 
     def score(split):
-        """loss, Acc@1, Acc@5 of the network that counts, on a whole split, over all processes."""
+        """loss, Acc@1, Acc@5 of the network that counts, on a whole split, over all processes.
+
+        In batches that need less memory than those of training, which keeps the activations.
+        """
         begin = time.perf_counter()
         runtime.share_buffers(state.evaluated)
-        batches = eval_batches(split, card, 250, device, store=stores[split.name], workers=workers, shard=(rank, world))
+        store, count = stores[split.name], min(250, 2 * batch_size)
+        batches = eval_batches(split, card, count, device, store=store, workers=workers, shard=(rank, world))
         evaluation = gather(evaluate(state.evaluated.eval(), batches))
         clock.evaluating += time.perf_counter() - begin
         return headline(evaluation.logits, evaluation.labels)
@@ -272,61 +297,63 @@ def train(args, device, stop):
         runtime.on_main(save_checkpoint, last, state.state_dict() | extra)
 
     # The epochs
-    while state.epoch < args.max_epoch and not stop:
-        epoch, epoch_started, groups = state.epoch + 1, time.perf_counter(), plan(state.epoch)
-        left = groups[state.group :]
-        indices = [batch for group in left for batch in group.batches]
-        store = plain_store if state.epoch >= plain_from else stores["train"]
-        batches = train_batches(store, labels, indices, device, workers, seed=args.seed * 1_000_003 + state.step)
-        bar = Progress(f"epoch {epoch}/{args.max_epoch}", len(groups), state.group)
-        set_train_mode(model, head)
-        try:
-            finished = train_one_epoch(
-                state, step_model, groups, batches, prepare, setup,
-                learning_rate=lambda step: learning_rate(step, total_steps, warmup_steps, args.base_lr, args.min_lr),
-                loss_options=loss_options, clip_grad=args.clip_grad, clock=clock, stop=stop, on_step=bar,
-            )  # fmt: skip
-        except torch.cuda.OutOfMemoryError:
-            if state.group > 2 or batch_size < 4 or world > 1:
-                raise UserError(f"CUDA is out of memory at --batch_size {batch_size}; give less, or a smaller image") from None
-            batch_size, accumulation = batch_size // 2, accumulation * 2
-            optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            say(f"CUDA is out of memory: going on with --batch_size {batch_size} --accumulation {accumulation}")
-            continue
-        finally:
-            bar.close()
-        if not finished:
+    with StopSignal(device) as stop:
+        while state.epoch < args.max_epoch and not stop.look():
+            epoch, epoch_started, groups = state.epoch + 1, time.perf_counter(), plan(state.epoch)
+            left = groups[state.group :]
+            indices = [batch for group in left for batch in group.batches]
+            store = plain_store if state.epoch >= plain_from else stores["train"]
+            drawn = args.seed * 1_000_003 + state.step + (rank << 60)  # by the workers
+            batches = train_batches(store, labels, indices, device, workers, seed=drawn)
+            bar = Progress(f"epoch {epoch}/{args.max_epoch}", len(groups), state.group)
+            set_train_mode(model, head)
+            try:
+                finished = train_one_epoch(
+                    state, step_model, groups, batches, prepare, setup,
+                    learning_rate=lambda step: learning_rate(step, total_steps, warmup_steps, args.base_lr, args.min_lr),
+                    loss_options=loss_options, clip_grad=args.clip_grad, clock=clock, stop=stop, on_step=bar,
+                )  # fmt: skip
+            except torch.cuda.OutOfMemoryError:
+                if state.group > 2 or batch_size < 4 or world > 1:
+                    raise UserError(f"CUDA is out of memory at --batch_size {batch_size}; give less") from None
+                batch_size, accumulation = batch_size // 2, accumulation * 2
+                optimizer.zero_grad(set_to_none=not setup.keeps_gradients)
+                torch.cuda.empty_cache()
+                say(f"CUDA is out of memory: going on with --batch_size {batch_size} --accumulation {accumulation}")
+                continue
+            finally:
+                bar.close()
+            if not finished:
+                save_last()
+                break
+            seconds = time.perf_counter() - epoch_started
+            record = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train": state.totals.averages(card.num_classes),
+                      "images/s": sum(group.count for group in left) / seconds}  # fmt: skip
+            if dataset.val and (epoch % args.eval_epoch == 0 or epoch == args.max_epoch):
+                record["val"] = score(dataset.val)
+            record["seconds"] = time.perf_counter() - epoch_started
+            state.history.append(record)
+            better = is_better(record.get("val"), state.best.get("val")) or not dataset.val
+            if better:
+                state.best = {"epoch": epoch, "val": record.get("val")}
+                card.training |= state.best
+                contents = {"model": state.evaluated.state_dict(), "card": card.to_dict()}
+                runtime.on_main(save_checkpoint, best_model, contents)
             save_last()
-            break
-        seconds = time.perf_counter() - epoch_started
-        record = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train": state.totals.averages(card.num_classes),
-                  "images/s": sum(group.count for group in left) / seconds}  # fmt: skip
-        if dataset.val and (epoch % args.eval_epoch == 0 or epoch == args.max_epoch):
-            record["val"] = score(dataset.val)
-        record["seconds"] = time.perf_counter() - epoch_started
-        state.history.append(record)
-        better = is_better(record.get("val"), state.best.get("val")) or not dataset.val
-        if better:
-            state.best = {"epoch": epoch, "val": record.get("val")}
-            card.training |= state.best
-            contents = {"model": state.evaluated.state_dict(), "card": card.to_dict()}
-            runtime.on_main(save_checkpoint, best_model, contents)
-        save_last()
-        runtime.on_main(write_json, folder / "history.json", {"flags": flags, "epochs": state.history})
-        say(summary(record, args.max_epoch, better))
-        if board:
-            board.epoch(record)
-        if args.early_stop and dataset.val and epoch - state.best["epoch"] >= args.early_stop * args.eval_epoch:
-            say(f"no better evaluation for {args.early_stop} times: stopping early")
-            break
-    if stop:
-        say(f"stopped at epoch {epoch}, step {state.group or len(groups)}: {last} is saved, --resume auto goes on from there")
+            runtime.on_main(write_json, folder / "history.json", {"flags": flags, "epochs": state.history})
+            say(summary(record, args.max_epoch, better))
+            if board:
+                board.epoch(record)
+            if args.early_stop and "val" in record and epoch - state.best["epoch"] >= args.early_stop * args.eval_epoch:
+                say(f"no better evaluation for {args.early_stop} times: stopping early")
+                break
+    if stop and state.epoch < args.max_epoch:
+        where = f"step {state.group} of epoch {state.epoch + 1}" if state.group else f"epoch {state.epoch}"
+        say(f"stopped after {where}: {last} is saved, --resume auto goes on from there")
         return 128 + stop.signum
 
     # The best model, tested once
-    runtime.wait_for_all()
-    best = read_checkpoint(best_model)
+    best = runtime.from_main(read_checkpoint, best_model)
     load_strictly(state.evaluated, best["model"], best_model, args.model)
     card, tested, final = ModelCard.from_dict(best["card"]), dataset.held_out, None
     if tested:

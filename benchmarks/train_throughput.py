@@ -57,7 +57,7 @@ def ours(model_name, dataset, args, image_size):
     from utils import runtime
     from utils.augment import AUGMENTATIONS
     from utils.card import ModelCard
-    from utils.datasets import open_dataset, train_batches
+    from utils.datasets import needs_workers, open_dataset, train_batches
     from utils.engine import Clock, TrainState, train_one_epoch
     from utils.optim import build_optimizer
     from utils.sampling import epoch_order, plan_epoch
@@ -69,8 +69,8 @@ def ours(model_name, dataset, args, image_size):
     data = open_dataset(dataset, args.data_dir)
     card = ModelCard(model_name, data.classes, image_size)
     store = open_store(data.train, card.resize_size, "auto", pathlib.Path(args.folder, "cache"), show=False)
-    store = resident(store, device)
-    threads, workers = runtime.share_cores(8 if store.needs_workers else 0, device)
+    store = resident({"train": store}, device)["train"]
+    threads, workers = runtime.share_cores(8 if needs_workers(store, device) else 0, device)
     model = ready_to_train(build_model(model_name, card.num_classes, image_size), device).train()
     probe = runtime.precision_probe(f"{model_name} BN", model, BATCH, image_size)
     precision, _ = runtime.choose_precision("auto", device, *probe)

@@ -40,3 +40,9 @@ def test_classes_are_read_one_a_line(tmp_path):
     for name in ("empty.txt", "binary.txt", "missing.txt"):
         with pytest.raises(UserError, match=name):
             read_classes(tmp_path / name)
+
+
+def test_a_card_that_asks_for_another_resizing_is_refused():
+    values = ModelCard("custom", ["a"]).to_dict() | {"interpolation": "bicubic"}
+    with pytest.raises(UserError, match="asks for bicubic resizing"):
+        ModelCard.from_dict(values, "x.onnx")

@@ -6,6 +6,7 @@ import torch
 from models import build_model
 from utils.card import ModelCard
 from utils.checkpoint import load_model, load_strictly, read_checkpoint, save_checkpoint
+from utils.ema import ModelEMA
 from utils.errors import UserError
 
 NAMES = ("custom", "resnet18", "mobilenet_v3_small")
@@ -54,7 +55,8 @@ def test_the_card_speaks_and_contradictions_name_both_values(tmp_path):
 def test_a_training_state_gives_the_average(tmp_path):
     one, two = build_model("custom", 2, 32), build_model("custom", 2, 32)
     card = ModelCard("custom", ["a", "b"], 32).to_dict()
-    save_checkpoint(tmp_path / "last.pth", {"model": one.state_dict(), "ema": two.state_dict(), "card": card})
+    contents = {"model": one.state_dict(), "ema": ModelEMA(two).state_dict(), "choices": {}, "card": card}
+    save_checkpoint(tmp_path / "last.pth", contents)
     assert torch.equal(load_model(tmp_path / "last.pth")[0].classifier[3].bias, two.classifier[3].bias)
 
 

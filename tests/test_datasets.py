@@ -5,12 +5,13 @@ import pytest
 import torch
 from conftest import make_photos
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from utils.card import ModelCard
-from utils.datasets import dataset_of, eval_batches, open_dataset, stratified_split, train_batches
+from utils.datasets import dataset_of, eval_batches, needs_workers, open_dataset, stratified_split, train_batches
 from utils.errors import UserError
 from utils.preprocess import preprocess
-from utils.stores import open_store
+from utils.stores import ArrayStore, FileStore, open_store
 
 FASHION = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot".replace("_", " ")
 
@@ -27,8 +28,16 @@ def test_digits_hold_out_a_fixed_stratified_part():
 
 def test_no_picture_is_in_two_splits():
     d = open_dataset("digits")
-    total = np.concatenate([split.arrays.reshape(len(split), -1) for split in (d.train, d.val, d.test)])
-    assert len(total) == 1797
+    parts = np.concatenate([split.arrays.reshape(len(split), -1) for split in (d.train, d.val, d.test)])
+    whole = np.round(load_digits().data * (255 / 16)).astype(np.uint8)
+    assert np.array_equal(parts[np.lexsort(parts.T)], whole[np.lexsort(whole.T)])
+
+
+def test_workers_are_needed_to_decode_and_to_gather_for_a_gpu_that_does_not_hold_the_pictures():
+    here, cpu, gpu = ArrayStore(torch.zeros(1, 1, 2, 2, dtype=torch.uint8)), torch.device("cpu"), torch.device("cuda", 1)
+    assert [needs_workers(here, cpu), needs_workers(here, gpu)] == [False, True]
+    assert needs_workers(here.to("meta"), torch.device("meta", 0)) is False
+    assert needs_workers(FileStore(None, 8), cpu) and needs_workers(FileStore(None, 8), gpu)
 
 
 def test_val_fraction_zero_trains_on_all():
@@ -54,7 +63,7 @@ def test_image_folder_matches_classes_by_name_and_ignores_what_is_hidden(photos)
     assert dataset.classes == ["blue", "green", "red"] and dataset.name == "photos"
     assert (len(dataset.train), len(dataset.val), dataset.test) == (24, 9, None)
     assert "1 file in" in dataset.notices[0]
-    assert dataset.val.describe(0).endswith("val/blue/0.jpg")
+    assert str(dataset.val.paths[0]).endswith("val/blue/0.jpg")
     mean = np.asarray(dataset.val.image(8)).mean((0, 1))
     assert mean.argmax() == 0  # red
 

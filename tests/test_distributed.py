@@ -73,6 +73,24 @@ def test_a_lost_process_ends_in_a_sentence_and_the_restart_goes_on(tmp_path):
     assert read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")["epoch"] == 40
 
 
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+    log = tmp_path / "log"
+    command = (*TORCHRUN, "--nproc_per_node", 2, ROOT / "train.py", *TINY, "--max_epoch", 400)
+    with open(log, "w") as file:
+        run = subprocess.Popen([*map(str, command)], cwd=tmp_path, stdout=file, stderr=file, env=os.environ | ENVIRONMENT)
+    deadline = time.time() + 150
+    while "epoch   2/400" not in log.read_text() and time.time() < deadline:
+        time.sleep(0.2)
+    workers = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == run.pid]
+    os.kill(max(workers), signal.SIGTERM)
+    run.wait(100)
+    text = log.read_text()
+    assert text.count("last.pth is saved, --resume auto goes on") == 1 and "was lost" not in text, text[-3000:]
+    state = read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
+    assert state["step"] == state["epoch"] * 6 + state["group"]  # 1,295 pictures in steps of 256
+
+
 def _parent(process):
     try:
         return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])

@@ -82,16 +82,12 @@ def test_an_interrupted_epoch_goes_on_bit_for_bit():
     state, done = epoch(whole, 32, optimizer="adamw", ema=True)
     assert done and state.epoch == 1 and state.group == 0
 
-    class After:
-        def __init__(self, steps):
-            self.steps = steps
-
-        def __bool__(self):
-            self.steps -= 1
-            return self.steps < 0
+    class AfterTheFourth:
+        def look(self, step):
+            return step == 4
 
     part = network()
-    first, done = epoch(part, 32, optimizer="adamw", ema=True, stop=After(3))
+    first, done = epoch(part, 32, optimizer="adamw", ema=True, stop=AfterTheFourth())
     assert not done and first.group == 4
     saved = copy.deepcopy(first.state_dict())
     fresh = build_model("custom", 10, 16, "GN")
@@ -103,6 +99,18 @@ def test_an_interrupted_epoch_goes_on_bit_for_bit():
     second, done = epoch(fresh, 32, state=second)
     assert done and difference(whole, fresh) == 0 and difference(state.ema.model, second.ema.model) == 0
     assert second.totals.averages(10) == state.totals.averages(10)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_gradients_that_stay_in_place_train_the_same(accumulation, monkeypatch):
+    freed, kept = network(), network()
+    epoch(freed, 16, accumulation, optimizer="adamw")
+    monkeypatch.setattr(Runtime, "keeps_gradients", True)
+    for parameter in kept.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    places = [p.grad.data_ptr() for p in kept.parameters()]
+    epoch(kept, 16, accumulation, optimizer="adamw")
+    assert difference(freed, kept) == 0 and places == [p.grad.data_ptr() for p in kept.parameters()]
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rate():

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from models import build_model, list_models
-from utils import quantizers
-from utils.card import ModelCard
+from utils import predictors, quantizers
+from utils.card import INTEGER_SCHEMES, ModelCard
 from utils.checkpoint import load_model, save_checkpoint
 from utils.datasets import Split, open_dataset
 from utils.errors import UserError
+from utils.exporters import EXPORTERS
 from utils.preprocess import preprocess
 from utils.quantizers import QUANTIZERS, CalibrationImages, calibration_images, computes_in, equalized
 from utils.shipped import Shipped
@@ -220,3 +221,21 @@ def test_calibration_reader_gives_every_image_once_preprocessed():
     assert [len(batch["input"]) for batch in batches] == [4, 4, 2]
     expected = np.concatenate([preprocess(image, card) for image in images])
     np.testing.assert_array_equal(np.concatenate([batch["input"] for batch in batches]), expected)
+
+
+def test_integer_schemes_are_those_that_run_on_a_cpu_alone():
+    assert {name for name, scheme in QUANTIZERS.items() if scheme.devices == ("cpu",)} == set(INTEGER_SCHEMES)
+
+
+@pytest.mark.parametrize("name", [None, *INTEGER_SCHEMES])
+def test_integer_files_take_the_cpu_unless_cuda_is_asked_for(name, files, tmp_path, monkeypatch):
+    path, asked = files.get(name, tmp_path / "fp32.onnx"), []
+    if name is None:
+        network, card = trained()
+        EXPORTERS["onnx"].save(EXPORTERS["onnx"].convert(network, card), card, path)
+    monkeypatch.setattr(predictors, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(predictors, "_cuda_first", lambda ort: asked.append(1) or ["CPUExecutionProvider"])
+    predictors.open_predictor(path)
+    assert bool(asked) == (name is None)
+    with pytest.raises(UserError, match="could not load its CUDA provider"):
+        predictors.open_predictor(path, device="cuda")

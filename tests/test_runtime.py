@@ -88,8 +88,17 @@ def test_one_line_says_everything():
     assert "\n" not in line
 
 
-def test_loss_scaling_is_on_for_fp16_on_cuda_only():
-    assert not runtime.Runtime(torch.device("cpu"), "bf16").scaler().is_enabled()
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_loss_scaling_is_on_for_fp16_on_cuda_only(device, precision, monkeypatch):
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: (device, enabled))
+    on = device == "cuda" and precision == "fp16"
+    assert runtime.Runtime(torch.device(device), precision).scaler() == (device, on)
+
+
+def test_gradients_stay_for_cuda_graphs_only():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [runtime.Runtime(d, compiled=c).keeps_gradients for d in (cpu, gpu) for c in (False, True)] == [False] * 3 + [True]
 
 
 def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(monkeypatch, capsys):

@@ -8,7 +8,7 @@ from PIL import Image
 from utils.datasets import open_dataset
 from utils.errors import UserError
 from utils.preprocess import resize_and_crop, resize_shorter
-from utils.stores import ArrayStore, FileStore, PackedStore, Pixels, TransformStore, open_store
+from utils.stores import ArrayStore, FileStore, PackedStore, Pixels, TransformStore, open_store, resident
 
 EVERY = torch.arange(24)
 
@@ -121,3 +121,19 @@ def test_two_processes_may_build_the_same_cache(train, tmp_path):
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_gpu_takes_what_fits_in_half_of_its_free_memory_all_in_all(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 200))
+
+    class Store:
+        def __init__(self, nbytes):
+            self.nbytes = nbytes
+
+        def to(self, device):
+            return device.type
+
+    stores = {"train": Store(30), "val": Store(30), "test": Store(15), "files": Store(None)}
+    placed = resident(stores, torch.device("cuda"))
+    assert placed == {"train": "cuda", "val": stores["val"], "test": "cuda", "files": stores["files"]}
+    assert resident(stores, torch.device("cpu")) == stores

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,17 +63,14 @@ def test_resume_goes_on_as_if_nothing_had_happened(main_of, tmp_path, monkeypatc
     flags = (*TINY, "--max_epoch", 3, "--ema", "--accumulation", 2)
     main_of("train", *flags, "--path_to_save", "whole")
 
-    class Soon(train.StopSignal):  # an interrupt after the fourth step of the second epoch
-        looks = 0
-
-        def __bool__(self):
-            Soon.looks += 1
-            self.signum = signal.SIGINT if Soon.looks > 9 else None
-            return self.signum is not None
+    class Soon(train.StopSignal):  # an interrupt in the second epoch
+        def look(self, step=0):
+            self.received = signal.SIGINT if step == 9 else 0
+            return super().look(step)
 
     monkeypatch.setattr(train, "StopSignal", Soon)
     status, out = main_of("train", *flags, "--path_to_save", "part")
-    assert status == 130 and "stopped at epoch 2" in out
+    assert status == 130 and "of epoch 2: " in out
     monkeypatch.undo()
     status, out = main_of("train", *flags, "--path_to_save", "part", "--resume", "auto")
     assert status == 0 and "resumed" in out
@@ -87,7 +85,6 @@ def test_resume_refuses_what_does_not_fit(main_of, tmp_path):
     main_of("train", *TINY, "--max_epoch", 1)
     folder = tmp_path / "weights" / "digits" / "custom"
     for flags, message in (
-        (("--max_epoch", 1), "all of its 1 epochs are done"),
         (("--max_epoch", 2, "--ema"), "--ema was False"),
         (("--max_epoch", 2, "--optimizer", "sgd"), "--optimizer was adamw"),
     ):
@@ -97,6 +94,44 @@ def test_resume_refuses_what_does_not_fit(main_of, tmp_path):
         main_of("train", *TINY, "--max_epoch", 2, "--resume", folder / "best_model.pth")
     status, _out = main_of("train", *TINY, "--max_epoch", 2, "--resume", folder / "last.pth")
     assert status == 0 and [e["epoch"] for e in final(folder)["epochs"]] == [1, 2]
+
+
+def test_an_interrupt_in_the_last_evaluation_loses_nothing_and_a_finished_run_is_tested_again(main_of, tmp_path, monkeypatch):
+    import train
+    from utils import engine
+
+    evaluations = []
+
+    def evaluate(*args):
+        evaluations.append(1)
+        if len(evaluations) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return engine.evaluate(*args)
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    status, _out = main_of("train", *TINY, "--max_epoch", 2)
+    folder = tmp_path / "weights" / "digits" / "custom"
+    first = final(folder)
+    assert status == 0 and first["final"] and len(evaluations) == 3
+    monkeypatch.undo()
+    status, out = main_of("train", *TINY, "--max_epoch", 2, "--resume", "auto")
+    assert status == 0 and "after all of its 2 epochs" in out
+    again = final(folder)
+    assert again["final"] == first["final"] and again["epochs"] == first["epochs"]
+
+
+def test_a_run_that_goes_on_in_another_folder_takes_its_best_model_along(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 3, "--path_to_save", "a")
+    a, b = (tmp_path / place / "digits" / "custom" for place in "ab")
+    flags = ("--max_epoch", 4, "--path_to_save", "b")
+    saved = read_checkpoint(a / "last.pth")
+    saved["best"]["val"] |= {"Acc@1": 1.0, "loss": -1.0}  # which no later epoch can beat
+    torch.save(saved, a / "last.pth")
+    main_of("train", *TINY, *flags, "--resume", a / "last.pth")
+    assert final(b)["best"] == saved["best"] and same_weights(a / "best_model.pth", b / "best_model.pth")
+    (a / "best_model.pth").unlink()
+    main_of("train", *TINY, *flags, "--resume", a / "last.pth")
+    assert final(b)["best"]["epoch"] == 4  # of those that there are
 
 
 def test_resume_auto_without_an_earlier_run_starts_one(main_of):
@@ -125,8 +160,9 @@ def test_the_options_train(name, main_of, tmp_path):
         assert [e["epoch"] for e in facts["epochs"]] == [2]
 
 
-def test_fp16_on_a_cpu_is_bf16_and_says_so(main_of, tmp_path):
-    _status, out = main_of("train", "-m", "custom", "-d", "digits", "--image_size", 16, "--max_epoch", 1, "--fp16")
+@pytest.mark.parametrize("flags", [("--fp16",), ("--precision", "fp16")])
+def test_fp16_on_a_cpu_is_bf16_and_says_so(flags, main_of, tmp_path):
+    _status, out = main_of("train", "-m", "custom", "-d", "digits", "--image_size", 16, "--max_epoch", 1, *flags)
     if not torch.cuda.is_available():
         assert "bf16 autocast is used" in out
     assert (tmp_path / "weights" / "digits" / "custom_fp16" / "best_model.pth").exists()
@@ -158,6 +194,13 @@ def test_the_resize_before_the_crop_is_trained_with_kept_and_evaluated_with(main
 def test_early_stopping(main_of, tmp_path):
     main_of("train", *TINY, "--max_epoch", 30, "--base_lr", 1e-9, "--min_lr", 0, "--early_stop", 2)
     assert len(final(tmp_path / "weights" / "digits" / "custom")["epochs"]) < 30
+
+
+def test_early_stopping_counts_evaluations(main_of, tmp_path):
+    flags = ("--max_epoch", 30, "--base_lr", 1e-9, "--min_lr", 0, "--early_stop", 1, "--eval_epoch", 2)
+    main_of("train", *TINY, *flags)
+    epochs = final(tmp_path / "weights" / "digits" / "custom")["epochs"]
+    assert len(epochs) < 30 and len(epochs) % 2 == 0 and [("val" in e) for e in epochs] == [False, True] * (len(epochs) // 2)
 
 
 def test_a_frozen_trunk_keeps_weights_and_statistics(main_of, tmp_path, monkeypatch):
@@ -228,6 +271,7 @@ MISTAKES = {
     "frozen random": (("--freeze",), "--pretrained"),
     "pretrained norm": (("--pretrained", "--norm_type", "GN"), "BatchNorm"),
     "too small": (("--image_size", "4"), "--image_size 4 must be 8 or more"),
+    "large seed": (("--seed", str(2**32)), "--seed 4294967296 must be from 0 to 4294967295"),
     "resume nothing": (("--resume", "gone.pth"), "gone.pth does not exist"),
 }
 
@@ -267,10 +311,23 @@ def test_signals_save_the_state(signum, status, tmp_path):
     assert "optimizer" in read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
 
 
+def test_an_interrupt_before_the_first_step_ends_the_run(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "mobilenet_v3_small", "-d", "digits", "--image_size", "96"]
+    environment = os.environ | {"PYTHONPATH": "", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.readline().startswith("digits: 10 classes")
+    process.send_signal(signal.SIGINT)
+    _rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in errors
+
+
 @pytest.mark.slow
-def test_the_compiled_model_learns_the_same_or_says_why_not(main_of, tmp_path):
+def test_the_compiled_model_learns(main_of, tmp_path):
     status, out = main_of("train", *TINY, "--max_epoch", 2, "--compile")
-    assert status == 0 and (", compiled" in out or "so the model runs eager" in out)
+    expected = ", compiled" if shutil.which("g++") else "so the model runs eager"
+    assert status == 0 and expected in out
     assert final(tmp_path / "weights" / "digits" / "custom")["final"]["Acc@1"] > 0.15
 
 

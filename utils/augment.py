@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from utils.card import resize_size
 from utils.preprocess import crop_origin
 from utils.registry import Registry
+from utils.runtime import send
 
 AUGMENTATIONS = Registry("augmentation")
 
@@ -24,6 +25,8 @@ CROP_RATIO = (3 / 4, 4 / 3)  # width over height
 DEGREES = 15.0
 
 
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept serves training too
 def normalisation(mean, std, device):
     """`scale, shift` of shape (3,) so that pixel · scale + shift is (pixel / 255 - mean) / std."""
     std = torch.tensor(std, dtype=torch.float64)
@@ -49,7 +52,7 @@ def centre_crops(pixels, image_size, short_side):
     crops = pixels.data.new_empty(len(pixels.data), pixels.data.shape[1], image_size, image_size)
     sizes, which = np.unique(pixels.sizes, axis=0, return_inverse=True)
     for number, (height, width) in enumerate(sizes):
-        rows = torch.from_numpy(np.flatnonzero(which.ravel() == number)).to(pixels.data.device)
+        rows = send(np.flatnonzero(which.ravel() == number), pixels.data.device)
         crops[rows] = _centre_crop(pixels.data[rows, :, :height, :width], image_size, short_side)
     return crops
 
@@ -75,7 +78,7 @@ def _resize(images, shape):
     """
     (height, width), (out_height, out_width) = images.shape[-2:], shape
     for size, out_size in ((width, out_width), (height, out_height)):
-        sums = images.double() @ _resize_weights(size, out_size).to(images.device)
+        sums = images.double() @ _resize_weights(size, out_size, images.device)
         images = ((sums + PRECISION / 2) / PRECISION).floor_().transpose(-1, -2)  # the second turn brings the rows back
     return images.clamp_(0, 255).to(torch.uint8)
 
@@ -84,13 +87,14 @@ PRECISION = 2.0**22  # Pillow's Resample.c counts its weights in these parts
 
 
 @functools.lru_cache(maxsize=16)
-def _resize_weights(size, out_size):
+@torch.inference_mode(False)
+def _resize_weights(size, out_size, device):
     """float64 (size, out_size): the triangle filter of Resample.c, as wide as two input or two output pixels."""
     scale = size / out_size
     support = max(scale, 1.0)
     centre = (np.arange(out_size) + 0.5) * scale
     weights = np.maximum(0, 1 - np.abs(np.arange(size)[:, None] + 0.5 - centre) / support)
-    return torch.from_numpy(np.floor(weights / weights.sum(0) * PRECISION + 0.5))
+    return send(np.floor(weights / weights.sum(0) * PRECISION + 0.5), device)
 
 
 def draw_boxes(random, sizes, scale=CROP_SCALE, ratio=CROP_RATIO):
@@ -134,7 +138,7 @@ def sample_affine(pixels, boxes, angles, flips, image_size, short_side):
     grid_y = np.stack([2 * h * uy_x / padded_h, 2 * h * uy_y / padded_h, (2 * top + h) / padded_h - 1])
     axis = np.arange(size) - (size - 1) / 2
     low, high = _inside(axis[None, :], ux_x[:, None], ux_y[:, None], uy_x[:, None], uy_y[:, None])
-    small = torch.from_numpy(np.concatenate([grid_x, grid_y], dtype=np.float32)).to(device, non_blocking=True)  # (6, N)
+    small = send(np.concatenate([grid_x, grid_y], dtype=np.float32), device)  # (6, N)
     x = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
     grid = torch.empty(len(boxes), size, size, 2, device=device)
     for number in (0, 1):
@@ -143,9 +147,9 @@ def sample_affine(pixels, boxes, angles, flips, image_size, short_side):
     images = F.grid_sample(pixels.data.float(), grid, padding_mode="border", align_corners=False)
     cut = np.flatnonzero((low > axis[0]).any(1) | (high < axis[-1]).any(1))  # most pictures turn too little to show a corner
     if len(cut):
-        rows = torch.from_numpy(np.stack([low[cut], high[cut]], dtype=np.float32)).to(device, non_blocking=True)
+        rows = send(np.stack([low[cut], high[cut]], dtype=np.float32), device)
         outside = (x < rows[0, :, :, None]) | (x > rows[1, :, :, None])  # (cut, S, S)
-        cut = torch.from_numpy(cut).to(device, non_blocking=True)
+        cut = send(cut, device)
         images[cut] = images[cut].masked_fill_(outside[:, None], 0)
     return images
 
@@ -199,7 +203,7 @@ class Trivial(CropRotateFlip):
         images = super().geometry(pixels, random).round_().clamp_(0, 255).to(torch.uint8)
         images = images.expand(-1, 3, -1, -1)  # colour operations want three channels
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(random.integers(2**63)))
+            torch.default_generator.manual_seed(int(random.integers(2**63)))  # that of the CPU alone
             return torch.stack([TRIVIAL(image) for image in images])
 
 
@@ -228,7 +232,7 @@ class FlipShift(Centre):
         axis, mirrored = np.arange(size), random.random((count, 1)) < 0.5
         down, across = random.integers(0, 2 * most + 1, (2, count, 1))
         places = np.stack([down + axis, across + np.where(mirrored, axis[::-1], axis)])  # rows and columns, after padding
-        rows, columns = torch.from_numpy(places).to(images.device, non_blocking=True)
+        rows, columns = send(places, images.device)
         index = (rows[:, :, None] * (size + 2 * most) + columns[:, None, :]).view(count, 1, -1)
         padded = F.pad(images, (most, most, most, most)).flatten(2)
         return padded.gather(2, index.expand(-1, channels, -1)).view(count, channels, size, size)
@@ -275,16 +279,15 @@ def mix(images, labels, classes, random, mixup=0.0, cutmix=0.0):
     soft = F.one_hot(labels, classes).float()
     alpha, cut = (cutmix, True) if cutmix and (not mixup or random.random() < 0.5) else (mixup, False)
     share = random.beta(alpha, alpha, len(images))
-    partner = torch.from_numpy(random.permutation(len(images))).to(images.device)
+    partner = send(random.permutation(len(images)), images.device)
     if cut:
         height, width = images.shape[-2:]
         h, w = np.round(height * np.sqrt(1 - share)), np.round(width * np.sqrt(1 - share))
         top, left = (np.floor(random.random(len(images)) * (n - part + 1)) for n, part in ((height, h), (width, w)))
         images = torch.where(_box_mask(images, top, left, h, w), images[partner], images)
-        share = 1 - h * w / (height * width)
-        kept = torch.from_numpy(share.astype(np.float32)).to(images.device)
+        kept = send((1 - h * w / (height * width)).astype(np.float32), images.device)
     else:
-        kept = torch.from_numpy(share.astype(np.float32)).to(images.device)
+        kept = send(share.astype(np.float32), images.device)
         images = torch.lerp(images[partner], images, kept.view(-1, 1, 1, 1).to(images.dtype))
     return images, torch.lerp(soft[partner], soft, kept[:, None])
 
@@ -292,7 +295,7 @@ def mix(images, labels, classes, random, mixup=0.0, cutmix=0.0):
 def _box_mask(images, top, left, h, w):
     """bool (N, 1, H, W), true inside of each picture's box."""
     device = images.device
-    edges = torch.from_numpy(np.stack([top, top + h, left, left + w]).astype(np.int64)).to(device, non_blocking=True)
+    edges = send(np.stack([top, top + h, left, left + w]).astype(np.int64), device)
     y, x = (torch.arange(n, device=device) for n in images.shape[-2:])
     rows = (y >= edges[0, :, None]) & (y < edges[1, :, None])  # (N, H)
     columns = (x >= edges[2, :, None]) & (x < edges[3, :, None])  # (N, W)

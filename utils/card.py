@@ -9,6 +9,7 @@ from utils.errors import UserError
 CARD_KEY = "model_card"  # under this name in ONNX metadata and in the extra files of TorchScript and .pt2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+INTEGER_SCHEMES = ("int8", "int8-dynamic")  # their integer kernels are those of CPUs
 
 
 def resize_size(image_size):
@@ -67,9 +68,12 @@ class ModelCard:
         """Raises UserError for a card that this version cannot read; unknown keys of a later version are left out."""
         names = {f.name for f in dataclasses.fields(cls)}
         try:
-            return cls(**{key: value for key, value in values.items() if key in names})
+            card = cls(**{key: value for key, value in values.items() if key in names})
         except (TypeError, AttributeError) as error:
             raise UserError(f"the model card in {source} is not readable ({error}); give --model and --classes") from None
+        if card.interpolation != "bilinear":
+            raise UserError(f"the model card in {source} asks for {card.interpolation} resizing; only bilinear is known here")
+        return card
 
     @classmethod
     def from_json(cls, text, source="the file"):

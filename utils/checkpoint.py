@@ -47,7 +47,7 @@ def read_checkpoint(path):
     return contents
 
 
-def load_model(path, model=None, classes=None, image_size=None, norm_type=None):
+def load_model(path, model=None, classes=None, image_size=None):
     """Read a checkpoint and return `(model, card)`: the network in eval mode on the CPU, and what it says of itself.
 
     What is given must agree with the file's card; a file without one needs `model`, the class count is then read off the
@@ -55,12 +55,13 @@ def load_model(path, model=None, classes=None, image_size=None, norm_type=None):
     its scores were measured on. Raises UserError for a contradiction, an unknown model, and weights that do not fit.
     """
     contents = read_checkpoint(path)
-    state = contents.get("ema") or contents["model"]
+    average = contents.get("ema") if "choices" in contents else None
+    state = (average or contents)["model"]
     if "card" in contents:
         card = ModelCard.from_dict(contents["card"], path)
-        _agree(path, card, model=model, classes=classes, image_size=image_size, norm_type=norm_type)
+        _agree(path, card, model=model, classes=classes, image_size=image_size)
     else:
-        card = _card_from_weights(path, state, model, classes, image_size, norm_type or "BN")
+        card = _card_from_weights(path, state, model, classes, image_size)
     network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
     if card.scheme:
         from utils.quantizers import QUANTIZERS  # not above: only quantized files need it
@@ -119,12 +120,8 @@ def _few(keys, most=4):
     return ", ".join(keys[:most]) + rest
 
 
-def _agree(path, card, model, classes, image_size, norm_type):
-    given = {
-        "--model": (model, card.architecture),
-        "--image_size": (image_size, card.image_size),
-        "--norm_type": (norm_type, card.norm_type),
-    }
+def _agree(path, card, model, classes, image_size):
+    given = {"--model": (model, card.architecture), "--image_size": (image_size, card.image_size)}
     for flag, (wanted, own) in given.items():
         if wanted is not None and wanted != own:
             raise UserError(f"{flag} {wanted} contradicts the card of {path}, which says {own}; leave the flag out")
@@ -134,7 +131,7 @@ def _agree(path, card, model, classes, image_size, norm_type):
         card.classes = list(classes)  # other names for the same outputs: a translation
 
 
-def _card_from_weights(path, state, model, classes, image_size, norm_type):
+def _card_from_weights(path, state, model, classes, image_size):
     if model is None:
         raise UserError(f"{path} has no model card; say which network it is with --model")
     last = next((state[key] for key in ("fc.3.weight", "classifier.3.weight") if key in state), None)
@@ -147,4 +144,4 @@ def _card_from_weights(path, state, model, classes, image_size, norm_type):
         image_size = 224
         if model == "custom" and "classifier.0.weight" in state:
             image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # FashionCNN's first layer tells
-    return ModelCard(model, classes or [str(i) for i in range(count)], image_size, norm_type=norm_type)
+    return ModelCard(model, classes or [str(i) for i in range(count)], image_size)

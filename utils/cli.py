@@ -112,7 +112,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def add_model(parser, models, *, required_weights=False):
-    """-m/--model, -w/--weights, --norm_type: which network. `models` are the known names."""
+    """-m/--model, -w/--weights: which network. `models` are the known names."""
     group = parser.add_argument_group("model")
     group.add_argument("-m", "--model", help=f"one of {', '.join(models)}; a file with a model card needs none")
     group.add_argument("-w", "--weights", required=required_weights, metavar="FILE", help="a checkpoint (.pth)")

@@ -1,8 +1,8 @@
 """The data sets: who is in which split, the pictures themselves, and batches of them.
 
-A `Split` is a list of pictures with labels. `Split.store(side)` is the same list decoded for fast gathering: everything
-whose short side exceeds `side` is shrunk to it, antialiased, once. From a store come training batches (`train_batches`) and
-evaluation batches (`eval_batches`), both as uint8 until they are on the device that computes.
+A `Split` is a list of pictures with labels, which `utils.stores.open_store` decodes for fast gathering. From a store come
+training batches (`train_batches`) and evaluation batches (`eval_batches`), both as uint8 until they are on the device that
+computes.
 """
 
 import os
@@ -18,6 +18,7 @@ from utils.augment import centre_crops, normalise
 from utils.errors import UserError
 from utils.preprocess import IMAGE_SUFFIXES, load_image
 from utils.registry import Registry
+from utils.runtime import send
 from utils.stores import open_store
 
 DATASETS = Registry("data set")
@@ -41,10 +42,6 @@ class Split:
         if self.paths is not None:
             return load_image(self.paths[index])
         return Image.fromarray(self.arrays[index].squeeze()).convert("RGB")
-
-    def describe(self, index):
-        """What to call a picture in a report: its file, or its place in the split."""
-        return str(self.paths[index]) if self.paths is not None else f"{self.name}[{index}]"
 
     def subset(self, indices, name=None):
         """The split of the pictures at `indices`, in that order."""
@@ -234,13 +231,18 @@ def _files(folder):
     return found
 
 
+def needs_workers(store, device):
+    """Whether loader workers have something to do: to decode, or to gather for a GPU that does not hold the pictures."""
+    tensor = getattr(store, "images", getattr(store, "flat", None))
+    return store.needs_workers or tensor.device.type != device.type
+
+
 def train_batches(store, labels, indices, device, workers=0, seed=0):
     """Yield (Pixels, labels) on `device` for each index tensor of `indices`; `seed` is for what workers draw.
 
-    What the loader's workers can help with (decoding, or gathering for a GPU that does not hold the data) they do, into
-    pinned memory and ahead of time; the rest happens here.
+    Where `needs_workers` says so, workers do it ahead of time and, for a GPU, into pinned memory; the rest happens here.
     """
-    helped = store.needs_workers or (device.type == "cuda" and not _is_on(store, device))
+    helped = needs_workers(store, device)
     loader = torch.utils.data.DataLoader(
         _Gathered(store, labels),
         batch_size=None,
@@ -252,7 +254,7 @@ def train_batches(store, labels, indices, device, workers=0, seed=0):
         generator=torch.Generator().manual_seed(seed),  # its own, so that the global one stays where the run has it
     )
     for pixels, batch_labels in loader:
-        yield pixels.to(device), batch_labels.to(device, non_blocking=True)
+        yield pixels.to(device), send(batch_labels, device)
 
 
 def eval_batches(split, card, batch_size, device="cpu", *, store=None, workers=0, shard=(0, 1)):
@@ -281,8 +283,3 @@ class _Gathered(torch.utils.data.Dataset):
 
 def _as_it_is(batch):
     return batch
-
-
-def _is_on(store, device):
-    tensor = getattr(store, "images", getattr(store, "flat", None))
-    return tensor is not None and tensor.device.type == device.type

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.errors import UserError
-from utils.runtime import world_size
+from utils.runtime import exact_matmul, world_size
 
 CHECK_EVERY = 20  # optimizer steps between two looks at the loss, each of which waits for the device
 
@@ -35,7 +35,7 @@ def evaluate(predict, batches):
     Averages are left to the caller, over all the answers at once, so that no batch size can change them.
     """
     logits, labels, seconds = [], [], 0.0
-    with _exact_matmul():
+    with exact_matmul():
         for images, batch_labels in batches:
             start = time.perf_counter()
             answer = predict(images).float().cpu()  # waits for the device
@@ -61,16 +61,6 @@ def gather(evaluation):
     )
 
 
-@contextlib.contextmanager
-def _exact_matmul():
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
 class Totals:
     """Sums over the pictures of an epoch, kept on the device: loss, top-1 and top-5 hits, pictures."""
 
@@ -82,9 +72,8 @@ class Totals:
         """Add one batch without waiting for the device. Mixed targets count for their heavier label."""
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        self.sums += torch.stack(
-            [loss_sum.double(), best[:, 0].sum(), best.sum(), best.new_tensor(len(labels), dtype=torch.long)]
-        )
+        count = torch.full_like(loss_sum, len(labels), dtype=torch.double)
+        self.sums += torch.stack([loss_sum.double(), best[:, 0].sum(), best.sum(), count])
 
     def averages(self, classes):
         """`loss`, `Acc@1` and, from five classes on, `Acc@5` over the pictures of all processes so far."""
@@ -119,8 +108,7 @@ class TrainState:
     def state_dict(self):
         return {
             "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict() if self.ema else None,
-            "ema_updates": self.ema.updates if self.ema else 0,
+            "ema": self.ema.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
@@ -136,8 +124,7 @@ class TrainState:
         """Raises KeyError for a state that lacks a part."""
         self.model.load_state_dict(state["model"])
         if self.ema:
-            self.ema.model.load_state_dict(state["ema"] or state["model"])
-            self.ema.updates = state["ema_updates"]
+            self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -176,13 +163,16 @@ def seed_everything(seed):
 
 
 class StopSignal:
-    """Remembers an interrupt or SIGTERM, so that the step in flight is finished and the state saved; a second one kills.
+    """Remembers an interrupt or SIGTERM, so that the step in flight is finished and the state saved.
 
-    Used as a context manager; outside of it the signals do what they did before.
+    It is true once `look` has found a signal. A second one kills, but not within a second: torchrun hands on to its processes
+    what they have had from the terminal already. Used as a context manager; outside of it the signals do what they did before.
     """
 
-    def __init__(self):
-        self.signum = None
+    def __init__(self, device):
+        self.device = device
+        self.signum = self.received = 0
+        self.since = 0.0
 
     def __enter__(self):
         self.previous = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -193,12 +183,26 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _remember(self, signum, frame):
-        if self.signum is not None:
+        if not self.received:
+            self.received, self.since = signum, time.monotonic()
+        elif time.monotonic() - self.since > 1:
             sys.exit(128 + signum)
-        self.signum = signum
+
+    def look(self, step=0):
+        """Whether to stop after this step. All processes of a run get one answer, and so stop after the same step.
+
+        On CUDA they ask each other at every 20th step only, as the question waits for the device.
+        """
+        if world_size() == 1:
+            self.signum = self.received
+        elif self.device.type == "cpu" or step % CHECK_EVERY == 0:
+            signum = torch.tensor(self.received, device=self.device)
+            dist.all_reduce(signum, dist.ReduceOp.MAX)
+            self.signum = int(signum)
+        return bool(self)
 
     def __bool__(self):
-        return self.signum is not None
+        return self.signum > 0
 
 
 @dataclass
@@ -213,7 +217,7 @@ class Clock:
 
 def train_one_epoch(state, step_model, groups, batches, prepare, runtime, *, learning_rate, loss_options, clip_grad=0.0,
                     clock=None, stop=None, on_step=None):  # fmt: skip
-    """Run what is left of an epoch. Returns True at its end, False where `stop` came first.
+    """Run what is left of an epoch. Returns True at its end, False where a look at `stop` said so before.
 
     `groups`: the plan of the whole epoch, of which `state.group` groups are done; `batches`: (pixels, labels) of the rest;
     `prepare(pixels, labels, number)`: the network's input and targets, where `number` counts the batches of the epoch;
@@ -256,7 +260,7 @@ def train_one_epoch(state, step_model, groups, batches, prepare, runtime, *, lea
             nn.utils.clip_grad_norm_(parameters, clip_grad)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=not runtime.keeps_gradients)
         if state.ema:
             state.ema.update(state.model)
         state.step += 1
@@ -268,7 +272,7 @@ def train_one_epoch(state, step_model, groups, batches, prepare, runtime, *, lea
         clock.computing += time.perf_counter() - started
         if on_step:
             on_step(state, rate)
-        if stop and state.group < len(groups):
+        if stop is not None and state.group < len(groups) and stop.look(state.step):
             _check_finite(losses, state.step, rate)
             return False
     state.epoch += 1

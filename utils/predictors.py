@@ -12,7 +12,7 @@ import zipfile
 
 import numpy as np
 
-from utils.card import CARD_KEY, ModelCard
+from utils.card import CARD_KEY, INTEGER_SCHEMES, ModelCard
 from utils.errors import UserError
 from utils.preprocess import preprocess
 from utils.registry import Registry
@@ -175,7 +175,10 @@ def softmax(logits):
 
 @PREDICTORS.register("onnx")
 class OnnxPredictor(Predictor):
-    """ONNX Runtime: fp32, fp16 and int8 (QDQ) files, on CUDA where there is a driver and the provider loads."""
+    """ONNX Runtime: fp32, fp16 and int8 (QDQ) files, on CUDA where there is a driver and the provider loads.
+
+    Integer files take the CPU unless CUDA is asked for, as its provider would compute them in floating point.
+    """
 
     engine, suffix = "onnx", ".onnx"
 
@@ -188,20 +191,24 @@ class OnnxPredictor(Predictor):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or _cores()
-        providers = ["CPUExecutionProvider"]
-        if cuda and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            _load_cuda_libraries(onnxruntime)
-            # TF32 would move the answers away from those of the certificate; the exhaustive search costs seconds at start
-            providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}))
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all for a file that it cannot use
-            raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({_reason(error)})") from None
+
+        def open_session(providers):
+            try:
+                return onnxruntime.InferenceSession(str(path), options, providers=providers)
+            except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all for a file that it cannot use
+                raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({_reason(error)})") from None
+
+        self.session = open_session(["CPUExecutionProvider"])
+        self.card_text = self.session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        if cuda and (device == "cuda" or not self._has_integers()):
+            self.session = open_session(_cuda_first(onnxruntime))
         self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
         if device == "cuda" and self.device == "cpu":
             raise UserError("--device cuda: ONNX Runtime could not load its CUDA provider; install onnxruntime-gpu[cuda,cudnn]")
-        self.card_text = self.session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
         self._read_shapes()
+
+    def _has_integers(self):
+        return bool(self.card_text) and ModelCard.from_json(self.card_text, self.path).scheme in INTEGER_SCHEMES
 
     def _read_shapes(self):
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -233,13 +240,17 @@ def _cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _load_cuda_libraries(onnxruntime):
-    """Let ONNX Runtime find the CUDA libraries that were installed as packages; systemwide ones need nothing."""
-    if hasattr(onnxruntime, "preload_dlls"):
+def _cuda_first(onnxruntime):
+    """Providers with CUDA before the CPU, where this ONNX Runtime has it."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return ["CPUExecutionProvider"]
+    if hasattr(onnxruntime, "preload_dlls"):  # finds the CUDA libraries that were installed as packages
         from contextlib import redirect_stderr, redirect_stdout
 
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             onnxruntime.preload_dlls()
+    # TF32 would move the answers away from those of the certificate; the exhaustive search costs seconds at start
+    return [("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
 
 
 def _spelled(inputs):

@@ -8,8 +8,9 @@ import logging
 import os
 import pathlib
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -89,7 +90,10 @@ def join_group(device):
         store, number, count = next(rendezvous("env://"))
         # After a restart the store still holds the addresses of the processes that were lost: each start has its own names.
         store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=count)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=count,
+            timeout=timedelta(hours=1),  # the others wait while the first one decodes a folder of pictures
+        )  # fmt: skip
 
 
 def leave_group():
@@ -100,6 +104,34 @@ def leave_group():
 def on_main(function, *args, **kwargs):
     """Call `function` in the first process of the run only; the others return None."""
     return function(*args, **kwargs) if rank() == 0 else None
+
+
+def from_main(function, *args):
+    """What `function` gives in the first process, or the UserError that it raises there, in all of them."""
+    if world_size() == 1:
+        return function(*args)
+    answer = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = function(*args)
+        except UserError as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer)
+    if answer[1]:
+        raise answer[1]
+    return answer[0]
+
+
+@contextmanager
+def first_here_first():
+    """The first process on each machine does what is inside before the others there do: they find the files it has made."""
+    if local_rank():
+        wait_for_all()
+    try:
+        yield
+    finally:
+        if not local_rank():
+            wait_for_all()
 
 
 def say(*words, **options):
@@ -139,6 +171,11 @@ class Runtime:
     def scaler(self):
         """Loss scaling, on only where fp16 gradients would underflow."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda")
+
+    @property
+    def keeps_gradients(self):
+        """Whether gradients are added to tensors that stay: CUDA graphs give theirs in memory that the next replay needs."""
+        return self.compiled and self.device.type == "cuda"
 
     def describe(self):
         """The one line: device, precision, memory format, threads, workers, allocator, compile."""
@@ -231,6 +268,12 @@ def cpu_has_bf16():
     return "AVX512" in capabilities and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
+def send(values, device):
+    """A numpy array or a CPU tensor as a tensor on `device`: to a GPU from pinned memory, as a copy from other memory waits."""
+    tensor = torch.as_tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def cpu_name():
     """The processor in words, for reports and for the key of what was measured on it."""
     try:
@@ -280,7 +323,8 @@ def _compiled(model, setup, batch_shape):
             model.compile_training(0)
         candidate = model
     model.load_state_dict(before)  # the trial moved the running statistics
-    model.zero_grad(set_to_none=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if setup.keeps_gradients and parameter.requires_grad else None
     return candidate
 
 
@@ -302,20 +346,22 @@ def share_buffers(model):
         dist.broadcast(buffer, 0)
 
 
-def agree(value):
-    """The first process's value, in all of them."""
-    if world_size() == 1:
-        return value
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
-
-
 def prefer_fast_matmul():
     """TF32 for the fp32 matrix products and convolutions of training on CUDA."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+
+
+@contextmanager
+def exact_matmul():
+    """No TF32 inside: what is measured and answered in fp32 is fp32, which cuDNN by itself would not keep to."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
 def describe_machine():

@@ -7,6 +7,7 @@ import torch
 from utils.checkpoint import load_model
 from utils.predictors import open_predictor
 from utils.quantizers import QUANTIZERS
+from utils.runtime import choose_device, exact_matmul
 
 
 def converted_folder(weights):
@@ -19,19 +20,20 @@ class Shipped:
     """A file behind `predict`, tensor (N, 3, S, S) -> float32 logits, and `call`, the same for arrays.
 
     Has `.path`, `.card`, `.device` (torch.device), `.bytes` on disk, `.engine` ("PyTorch" for a checkpoint) and
-    `.arithmetic`, which says in words what computes. `loading` is what `load_model` takes for a checkpoint without a card;
-    `threads` are for every engine alike. Raises UserError for a file that cannot be opened.
+    `.arithmetic`, which says in words what computes. `device` is auto, cpu or cuda; with auto a file or engine that cannot
+    use CUDA takes the CPU. `loading` is what `load_model` takes for a checkpoint without a card; `threads` are for every
+    engine alike. Raises UserError for a file that cannot be opened.
     """
 
     def __init__(self, path, device="cpu", threads=None, **loading):
         self.path = pathlib.Path(path)
         if self.path.suffix in (".onnx", ".pt", ".pt2"):
-            predictor = open_predictor(path, classes=loading.get("classes"), device=torch.device(device).type, threads=threads)
+            predictor = open_predictor(path, classes=loading.get("classes"), device=device, threads=threads)
             self.card, self.call, self.engine = predictor.card, predictor, NAMES[predictor.engine]
             self.device = torch.device(predictor.device)
         else:
             self.network, self.card = load_model(path, **loading)
-            self.device, self.call, self.engine = torch.device(device), self._call_network, "PyTorch"
+            self.device, self.call, self.engine = choose_device(device), self._call_network, "PyTorch"
             self.network.to(self.device, memory_format=torch.channels_last)
         self.threads = threads or torch.get_num_threads()
         self.use_threads()
@@ -49,7 +51,7 @@ class Shipped:
         return torch.from_numpy(self.call(images.cpu().contiguous().numpy()))
 
     def _call_network(self, images):
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_matmul():
             return self.network(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
 
 

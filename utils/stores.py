@@ -23,7 +23,7 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.preprocess import resize_shorter
 from utils.report import replacing
-from utils.runtime import cores
+from utils.runtime import cores, send
 
 CACHES = ("auto", "ram", "disk", "off")
 FORMAT = 1  # of the packed file; a new number makes old files stale
@@ -63,7 +63,7 @@ class ArrayStore:
 
     def gather(self, indices):
         """indices: int64 (N,) on the CPU -> Pixels on the device of the store."""
-        return Pixels(self.images[indices.to(self.images.device, non_blocking=True)])
+        return Pixels(self.images[send(indices, self.images.device)])
 
     def to(self, device):
         return ArrayStore(self.images.to(device))
@@ -106,8 +106,7 @@ class PackedStore:
     def _gather_by_index(self, indices, sizes, height, width):
         device = self.flat.device
         starts, heights, widths = (
-            torch.as_tensor(values).to(device, non_blocking=True).view(-1, 1, 1)
-            for values in (self.starts[indices], sizes[:, 0].copy(), sizes[:, 1].copy())
+            send(values, device).view(-1, 1, 1) for values in (self.starts[indices], sizes[:, 0].copy(), sizes[:, 1].copy())
         )
         rows = torch.minimum(torch.arange(height, device=device).view(1, -1, 1), heights - 1)
         columns = torch.minimum(torch.arange(width, device=device).view(1, 1, -1), widths - 1)
@@ -179,11 +178,15 @@ def open_store(split, side, cache="auto", folder="data/cache", show=True):
     return _open_packed(split, side, pathlib.Path(folder), show)
 
 
-def resident(store, device):
-    """The store on a CUDA device where its pictures fit in half of the free memory there; else as it is."""
-    if device.type == "cuda" and store.nbytes and store.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-        return store.to(device)
-    return store
+def resident(stores, device):
+    """The stores of a dict; on a CUDA device those that fit, one after the other, in half of its free memory."""
+    left = 0.5 * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    placed = {}
+    for name, store in stores.items():
+        fits = bool(store.nbytes) and store.nbytes < left
+        left -= store.nbytes if fits else 0
+        placed[name] = store.to(device) if fits else store
+    return placed
 
 
 def _shrunk_array(arrays, side):
