@@ -174,8 +174,7 @@ def train(args, device):
     # Data
     with runtime.first_here_first():
         dataset = open_dataset(args.dataset, args.data_dir, args.val_fraction)
-    names = {"norm_type": args.norm_type, "dataset": dataset.name}
-    card = ModelCard(args.model, dataset.classes, args.image_size, args.resize_size, **names)
+    card = ModelCard(args.model, dataset.classes, args.image_size, args.resize_size, norm_type=args.norm_type)
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
     for notice in dataset.notices:
         say(notice)

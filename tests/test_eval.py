@@ -13,7 +13,7 @@ from utils.errors import UserError
 def checkpoint(tmp_path):
     """FashionCNN for the digits with random weights, and its card."""
     torch.manual_seed(0)
-    card = ModelCard("custom", [str(i) for i in range(10)], 16, dataset="digits", training={"dataset": "digits"})
+    card = ModelCard("custom", [str(i) for i in range(10)], 16, training={"dataset": "digits"})
     path = tmp_path / "a.pth"
     save_checkpoint(path, {"model": build_model("custom", 10, 16).state_dict(), "card": card.to_dict()})
     return path

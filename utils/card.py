@@ -36,7 +36,6 @@ class ModelCard:
     norm_type: str = "BN"
     scheme: str | None = None
     with_preprocessing: bool = False  # the graph itself resizes, crops and normalises uint8 (N, H, W, 3)
-    dataset: str | None = None
     training: dict = field(default_factory=dict)
     parity: dict = field(default_factory=dict)
     version: int = 1
