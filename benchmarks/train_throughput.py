@@ -2,12 +2,14 @@
 
   python benchmarks/train_throughput.py --data_dir ../shared/data
   python benchmarks/train_throughput.py --data_dir ../shared/data --cases custom resnet18 --pairs 5
+  python benchmarks/train_throughput.py --data_dir data --batch_size 512                       on a GPU
 
 The reference trains as torchvision's own reference script does: one picture at a time through torchvision's transforms in
 loader workers, fp32, NCHW, the default allocator. Ours is what train.py does by itself. The two sides take turns in
 processes of their own, with the same model, data, batch and optimizer; of each pair the ratio counts. Image folders are
 timed from the second epoch on, when the cache is there; what its first build costs beside one plain pass over the files is
-timed apart. Writes results/benchmarks/train_throughput.json.
+timed apart. Beside the rate stands its share of what the device's own peaks, measured in the same process, would allow.
+Writes results/benchmarks/train_throughput.json.
 """
 
 import json
@@ -32,8 +34,8 @@ CASES = {
     "cifar10_sample": ("custom", "cifar10_sample", 64, 3),
     "jpegs": ("custom", "jpegs", 224, 3),
 }
-COMPILED = ("custom",)  # trained with --compile, which costs seconds before the first step and more where it runs first
-BATCH, WARM_UP = 64, 2  # images a batch, and batches before the clock starts
+COMPILED = ("custom",)  # trained with --compile on a CPU, which costs seconds before the first step; on a GPU all are
+WARM_UP = 3  # batches before the clock starts
 
 
 def parser():
@@ -42,6 +44,7 @@ def parser():
     p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), help="which to run")
     p.add_argument("--pairs", type=int, default=3, check=cli.at_least(1), help="pairs of each case")
     p.add_argument("--seconds", type=float, default=15, check=cli.above(0), help="least time of one measurement")
+    p.add_argument("--batch_size", type=int, default=64, check=cli.at_least(2), help="images a batch")
     p.add_argument("--folder", default=tempfile.gettempdir(), help="where generated pictures and the image cache go")
     p.add_argument("--image_size", type=int, check=cli.at_least(8), help="instead of that of the case, px")
     p.add_argument("--side", choices=("ours", "reference", "build", "pass"), help="one measurement, as JSON (used by the rest)")
@@ -72,10 +75,11 @@ def ours(model_name, dataset, args, image_size):
     store = resident({"train": store}, device)["train"]
     threads, workers = runtime.share_cores(8 if needs_workers(store, device) else 0, device)
     model = ready_to_train(build_model(model_name, card.num_classes, image_size), device).train()
-    probe = runtime.precision_probe(f"{model_name} BN", model, BATCH, image_size)
+    probe = runtime.precision_probe(f"{model_name} BN", model, args.batch_size, image_size)
     precision, _ = runtime.choose_precision("auto", device, *probe)
     setup = runtime.Runtime(device, precision, threads, workers, keeps)
-    step_model = runtime.step_model(model, setup, (BATCH, 3, image_size, image_size), model_name in COMPILED)
+    compiled = model_name in COMPILED or device.type == "cuda"
+    step_model = runtime.step_model(model, setup, (args.batch_size, 3, image_size, image_size), compiled)
     augment = AUGMENTATIONS["default"](image_size, card.mean, card.std)
     state = TrainState(model, build_optimizer("adamw", model, 1e-3, 0.05), setup.scaler())
     labels, epoch, clock, done, started = torch.from_numpy(data.train.labels), 0, Clock(), 0, None
@@ -91,14 +95,14 @@ def ours(model_name, dataset, args, image_size):
                 started = time.perf_counter()
                 vars(clock).update(waiting=0.0, augmenting=0.0, computing=0.0)
         else:
-            done += BATCH
+            done += args.batch_size
             if time.perf_counter() - started > args.seconds:
                 raise Enough
 
     try:
         while True:
-            groups = plan_epoch(epoch_order(len(labels), 0, epoch), BATCH)
-            groups = [group for group in groups if group.count == BATCH]
+            groups = plan_epoch(epoch_order(len(labels), 0, epoch), args.batch_size)
+            groups = [group for group in groups if group.count == args.batch_size]
             batches = train_batches(store, labels, [b for group in groups for b in group.batches], device, workers)
             train_one_epoch(
                 state, step_model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)), y), setup,
@@ -109,7 +113,61 @@ def ours(model_name, dataset, args, image_size):
         _wait_for(device)
         elapsed = time.perf_counter() - started
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return report(done, elapsed, clock.waiting, setup.describe(), peak) | {"augmenting": clock.augmenting / elapsed}
+    facts = report(done, elapsed, clock.waiting, setup.describe(), peak) | {"augmenting": clock.augmenting / elapsed}
+    return facts | {"ceiling images/s": ceiling(model, image_size, setup)}
+
+
+def ceiling(model, image_size, setup):
+    """Images a second that the peaks of the device would allow, whichever of arithmetic and memory allows less."""
+    import torch
+
+    from utils.runtime import AUTOCAST
+
+    dtype, device = AUTOCAST[setup.precision] or torch.float32, setup.device
+    side, count = (8192, 1 << 29) if device.type == "cuda" else (2048, 1 << 28)
+    one, two = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    source, target = (torch.ones(count, dtype=dtype, device=device) for _ in range(2))
+    flops, numbers = work(model, image_size)
+    return 1 / max(
+        flops / (2 * side**3) * shortest(lambda: one @ two, device),
+        numbers / (2 * count) * shortest(lambda: target.copy_(source), device),
+    )
+
+
+def work(model, image_size):
+    """FLOPs (a multiplication and an addition are two) and numbers moved for one image in a training step.
+
+    Those of convolutions and linear layers alone, as if everything else were fused into them: three products, forward and
+    backward, each of which reads or writes every input and output once; the first layer takes no gradient of its input.
+    """
+    import torch
+    from torch import nn
+
+    done = []
+
+    def count(layer, inputs, output):
+        products = 3 if done else 2
+        flops = 2 * output[0].numel() * layer.weight[0].numel()
+        done.append((products * flops, products * (inputs[0][0].numel() + output[0].numel())))
+
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+    return tuple(map(sum, zip(*done, strict=True)))
+
+
+def shortest(function, device, least=0.5):
+    """Seconds of the shortest of at least five calls, for at least `least` seconds."""
+    times = []
+    while len(times) < 5 or sum(times) < least:
+        start = time.perf_counter()
+        function()
+        _wait_for(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def reference(model_name, dataset, args, image_size):
@@ -139,7 +197,7 @@ def reference(model_name, dataset, args, image_size):
         data = datasets.ImageFolder(str(pathlib.Path(dataset, "train")), transform)
     loader = torch.utils.data.DataLoader(
         data,
-        BATCH,
+        args.batch_size,
         shuffle=True,
         num_workers=cores(),
         pin_memory=device.type == "cuda",
@@ -166,7 +224,7 @@ def reference(model_name, dataset, args, image_size):
                 if steps == WARM_UP:
                     started = time.perf_counter()
             else:
-                done += BATCH
+                done += args.batch_size
                 if time.perf_counter() - started > args.seconds:
                     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
                     elapsed = time.perf_counter() - started
@@ -255,13 +313,14 @@ def measure(name, args):
 
     def one(side, seconds=args.seconds):
         flags = ("--side", side, "--cases", name, "--data_dir", args.data_dir, "--folder", args.folder, "--seconds", seconds)
+        flags += ("--batch_size", args.batch_size)
         return lambda: child(__file__, *flags)
 
     if dataset != "FashionMNIST":
         one("ours", 0.1)()  # the first epoch, which builds the cache
     found = alternate({"ours": one("ours"), "reference": one("reference")}, args.pairs)
     rates = {side: [f["images/s"] for f in values] for side, values in found.items()}
-    result = {"model": model, "dataset": dataset, "image_size": image_size, "batch": BATCH, "wanted": wanted,
+    result = {"model": model, "dataset": dataset, "image_size": image_size, "batch": args.batch_size, "wanted": wanted,
               "ratio": ratios(rates["ours"], rates["reference"])}  # fmt: skip
     for side, values in found.items():
         result[side] = {
@@ -271,6 +330,7 @@ def measure(name, args):
             "how": values[0]["how"],
         }
     result["ours"]["augmenting"] = spread([f["augmenting"] for f in found["ours"]])
+    result["ours"]["share of the ceiling"] = spread([f["images/s"] / f["ceiling images/s"] for f in found["ours"]])
     if dataset != "FashionMNIST":
         cache = alternate({"build": one("build"), "pass": one("pass")}, args.pairs)
         seconds = {side: [f["seconds"] for f in values] for side, values in cache.items()}
@@ -307,10 +367,11 @@ def show(results):
                 f"{r['reference']['images/s']['median']:.0f}",
                 f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})",
                 f"{r['ours']['waiting']['median']:.1%}",
+                f"{r['ours']['share of the ceiling']['median']:.0%}",
                 f"{build_ratio['median']:.2f}" if build_ratio else "",
             ]
         )
-    header = ["case", "ours, images/s", "reference", "ratio", "waiting for data", "cache build / pass"]
+    header = ["case", "ours, images/s", "reference", "ratio", "waiting for data", "of the ceiling", "cache build / pass"]
     return table(header, rows)
 
 

@@ -1,5 +1,8 @@
+from torch import nn
+
 from benchmarks.pairs import alternate, ratios
 from benchmarks.scaling import growths
+from benchmarks.train_throughput import work
 
 
 def test_each_side_goes_first_in_turn():
@@ -20,3 +23,11 @@ def test_growth_is_from_each_cell_to_the_next_larger_batch_and_size():
         **{((batch, 20), (batch, 60)): [3.0, 1.0] for batch in (2, 8)},
         **{((2, size), (8, size)): [4.0, 1.0] for size in (10, 20, 60)},
     }
+
+
+def test_the_work_of_a_training_step():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=4), nn.Flatten(), nn.Linear(64, 5))
+    macs = (4 * 16 * 27, 4 * 16, 64 * 5)  # at 8 px
+    moved = (3 * 64 + 64, 64 + 64, 64 + 5)
+    assert work(model, 8) == (2 * (2 * macs[0] + 3 * sum(macs[1:])), 2 * moved[0] + 3 * sum(moved[1:]))
+    assert not any(module._forward_hooks for module in model.modules())
