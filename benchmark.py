@@ -53,6 +53,10 @@ class Variant:
     make: object = None
     devices: tuple = ("cpu", "cuda")
 
+    def device(self, wanted):
+        """Where to run it, as a flag: `wanted`, unless it runs on CPUs alone."""
+        return wanted if "cuda" in self.devices else "cpu"
+
     @property
     def name(self):
         return f"{self.engine} {self.precision}"
@@ -151,7 +155,7 @@ def cold_start(variant, picture, args):
     if checkpoint and variant.make is None:  # the checkpoint itself may need what was said of it here
         for flag in {"model", "classes", "image_size"} & args.given:
             command += [f"--{flag}", str(getattr(args, flag))]
-    command += ["--device", args.device if args.device in variant.devices else "cpu"]
+    command += ["--device", variant.device(args.device)]
     seconds = []
     for _ in range(COLD_STARTS):
         start = time.perf_counter()
@@ -168,7 +172,7 @@ def measure(usable, split, samples, loading, args):
     threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
     for variant in usable:
         given = loading if variant.make is None else {}
-        files[variant.name] = Shipped(variant.path, args.device if "cuda" in variant.devices else "cpu", threads, **given)
+        files[variant.name] = Shipped(variant.path, variant.device(args.device), threads, **given)
     card = next(iter(files.values())).card
     times = speeds(files, np.concatenate([preprocess(image, card) for image in samples]))
     with tempfile.TemporaryDirectory() as folder:

@@ -70,7 +70,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(main_of, tmp_path, monkeypatc
 
     monkeypatch.setattr(train, "StopSignal", Soon)
     status, out = main_of("train", *flags, "--path_to_save", "part")
-    assert status == 130 and "of epoch 2: " in out
+    assert status == 130 and "stopped after step 3 of epoch 2: part/digits/custom/last.pth is saved" in out
     monkeypatch.undo()
     status, out = main_of("train", *flags, "--path_to_save", "part", "--resume", "auto")
     assert status == 0 and "resumed" in out
