@@ -58,37 +58,32 @@ def test_train_in_two_processes_writes_once_and_says_what_a_step_is(tmp_path):
 
 @pytest.mark.slow
 def test_a_lost_process_ends_in_a_sentence_and_the_restart_goes_on(tmp_path):
-    log = tmp_path / "log"
-    command = (*TORCHRUN, "--nproc_per_node", 2, "--max_restarts", 1, ROOT / "train.py", *TINY, "--max_epoch", 40, "-r", "auto")
-    with open(log, "w") as file:
-        run = subprocess.Popen([*map(str, command)], cwd=tmp_path, stdout=file, stderr=file, env=os.environ | ENVIRONMENT)
-    deadline = time.time() + 150
-    while "epoch  2/40" not in log.read_text() and time.time() < deadline:
-        time.sleep(0.2)
-    workers = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == run.pid]
-    os.kill(max(workers), signal.SIGKILL)
-    assert run.wait(200) == 0, log.read_text()[-3000:]
-    text = log.read_text()
+    status, text = signal_one(tmp_path, signal.SIGKILL, "epoch  2/40", "--max_epoch", 40, "-r", "auto", restarts=1)
+    assert status == 0, text[-3000:]
     assert "resumed weights/digits/custom/last.pth at epoch" in text and text.count("written:") == 1
     assert read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")["epoch"] == 40
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
-    log = tmp_path / "log"
-    command = (*TORCHRUN, "--nproc_per_node", 2, ROOT / "train.py", *TINY, "--max_epoch", 400)
-    with open(log, "w") as file:
-        run = subprocess.Popen([*map(str, command)], cwd=tmp_path, stdout=file, stderr=file, env=os.environ | ENVIRONMENT)
-    deadline = time.time() + 150
-    while "epoch   2/400" not in log.read_text() and time.time() < deadline:
-        time.sleep(0.2)
-    workers = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == run.pid]
-    os.kill(max(workers), signal.SIGTERM)
-    run.wait(100)
-    text = log.read_text()
+    _status, text = signal_one(tmp_path, signal.SIGTERM, "epoch   2/400", "--max_epoch", 400)
     assert text.count("last.pth is saved, --resume auto goes on") == 1 and "was lost" not in text, text[-3000:]
     state = read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
     assert state["step"] == state["epoch"] * 6 + state["group"]  # 1,295 pictures in steps of 256
+
+
+def signal_one(folder, signum, line, *flags, restarts=0):
+    """Train in two processes, signal one of them once `line` is printed, and return the status and all that was printed."""
+    log = folder / "log"
+    command = (*TORCHRUN, "--nproc_per_node", 2, "--max_restarts", restarts, ROOT / "train.py", *TINY, *flags)
+    with open(log, "w") as file:
+        run = subprocess.Popen([*map(str, command)], cwd=folder, stdout=file, stderr=file, env=os.environ | ENVIRONMENT)
+    deadline = time.time() + 150
+    while line not in log.read_text() and time.time() < deadline:
+        time.sleep(0.2)
+    workers = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == run.pid]
+    os.kill(max(workers), signum)
+    return run.wait(200), log.read_text()
 
 
 def _parent(process):
