@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from utils.checkpoint import read_checkpoint
 from utils.datasets import open_dataset
@@ -41,6 +42,44 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     scores = [headline(each["logits"], each["labels"]) for each in (one, two)]
     assert scores[0]["Acc@1"] == scores[1]["Acc@1"] and scores[0]["Acc@5"] == scores[1]["Acc@5"]
     assert one["train"]["Acc@1"] == pytest.approx(two["train"]["Acc@1"], abs=0.002)
+
+
+def test_two_processes_build_one_cache_and_read_what_the_first_has_built(tmp_path):
+    worker = tmp_path / "worker.py"
+    worker.write_text(BUILD_CACHE)
+    folders = [tmp_path / "photos" / "train" / name for name in "ab"]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (9 + number, 7), (number, 2, 3)).save(folder / "one.png")
+    result = launch((*TORCHRUN, "--nproc_per_node", 2, worker, tmp_path), tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "decoded").read_text() == "0\n"  # once, in the first process
+    answers = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert answers[0] == answers[1] and len(answers[0]) == 2
+
+
+BUILD_CACHE = """
+import json, pathlib, sys, time
+import torch
+from utils import runtime, stores
+from utils.datasets import open_dataset
+
+folder, decode_all = pathlib.Path(sys.argv[1]), stores._decode_all
+
+def slow_and_noted(*args):
+    with open(folder / "decoded", "a") as file:
+        print(runtime.rank(), file=file)
+    time.sleep(1)  # in which the other would build another
+    return decode_all(*args)
+
+stores._decode_all = slow_and_noted
+runtime.join_group(torch.device("cpu"))
+with runtime.first_here_first():
+    store = stores.open_store(open_dataset(str(folder / "photos"), val_fraction=0).train, 7, "disk", folder / "cache", False)
+pictures = [store.gather(torch.tensor([i])).data.flatten().tolist() for i in range(len(store))]
+(folder / f"{runtime.rank()}.json").write_text(json.dumps(pictures))
+runtime.leave_group()
+"""
 
 
 @pytest.mark.slow
