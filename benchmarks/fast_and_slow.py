@@ -4,13 +4,12 @@
 
 FashionCNN on all of Fashion-MNIST's `train`, augmented in every epoch, the test split looked at once, at the end. Fast is
 what train.py does with --compile: batched augmentation, bf16 where it pays. Slow is torchvision's transforms on one picture
-at a time in a loader worker, and fp32. Two runs go at the same time, so their seconds say little. Writes
+at a time in a loader worker, and fp32. One run after the other; all of it takes most of an hour on two cores. Writes
 results/benchmarks/fast_and_slow.json.
 """
 
 import pathlib
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -34,20 +33,11 @@ def parser():
 
 def main():
     args = parser().parse()
-    with ThreadPoolExecutor(len(SIDES)) as pool:
-        started = {
-            side: [pool.submit(train_once, f"{COMMON} {flags}", args.data_dir, seed) for seed in range(args.seeds)]
-            for side, flags in SIDES.items()
-        }
-        runs = {side: [] for side in SIDES}
-        try:
-            for side, futures in started.items():
-                for seed, future in enumerate(futures):
-                    runs[side].append(future.result())
-                    print(f"{side}, seed {seed}: Acc@1 {runs[side][-1]['Acc@1']:.4f}", flush=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # what has not begun would begin all the same
-            raise
+    runs = {side: [] for side in SIDES}
+    for seed in range(args.seeds):
+        for side, flags in SIDES.items():
+            runs[side].append(train_once(f"{COMMON} {flags}", args.data_dir, seed))
+            print(f"{side}, seed {seed}: Acc@1 {runs[side][-1]['Acc@1']:.4f}", flush=True)
     accuracy = {side: [run["Acc@1"] for run in values] for side, values in runs.items()}
     means = {side: sum(values) / len(values) for side, values in accuracy.items()}
     difference = means["fast"] - means["slow"]

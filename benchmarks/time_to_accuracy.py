@@ -5,10 +5,12 @@
 
 Every run trains on all of `train` for the fixed epochs of its recipe and looks at the test split once, at the end. The
 time is that of the whole of train.py but importing and that one look: reading the data, the steps, writing checkpoints. The
-share of the processors that the host of a virtual machine took away meanwhile stands beside it. The reference is the same
-network for the same epochs as torchvision's reference script trains: one picture at a time through torchvision's transforms
-in loader workers, fp32, NCHW, the default allocator; its time is its measured rate times the pictures of all epochs, and is
-marked as such. Writes results/benchmarks/time_to_accuracy.json.
+share of the processors that the host of a virtual machine took away meanwhile stands beside it; with --tries a run that lost
+more than a twentieth to it is made again, and the least disturbed one counts, whatever its time and accuracy.
+
+The reference is the same network for the same epochs as torchvision's reference script trains: one picture at a time through
+torchvision's transforms in loader workers, fp32, NCHW, the default allocator; its time is its measured rate times the
+pictures of all epochs, and is marked as such. Writes results/benchmarks/time_to_accuracy.json.
 """
 
 import json
@@ -36,12 +38,15 @@ RECIPES = {
     ),
 }
 
+DISTURBED = 0.05  # share of the processors taken away by the host
+
 
 def parser():
     p = cli.Parser(__doc__)
     p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw")
     p.add_argument("--goals", nargs="+", default=list(RECIPES), choices=list(RECIPES), help="test accuracies")
     p.add_argument("--seeds", type=int, default=3, check=cli.at_least(1), help="runs of each recipe")
+    p.add_argument("--tries", type=int, default=1, check=cli.at_least(1), help="most runs of a seed that the host disturbs")
     p.add_argument("--reference", action="store_true", help="time the reference too")
     return p
 
@@ -63,6 +68,15 @@ def train_once(flags, data_dir, seed):
     return {"seconds": trained, "Acc@1": facts["final"]["Acc@1"], "parts": seconds, "stolen": share}
 
 
+def least_disturbed(flags, data_dir, seed, tries):
+    """`train_once` until the host leaves it alone, `tries` times at most: the run that lost least, with the times of all."""
+    runs = []
+    while len(runs) < tries and not (runs and runs[-1]["stolen"] <= DISTURBED):
+        runs.append(train_once(flags, data_dir, seed))
+    tried = [{key: run[key] for key in ("seconds", "stolen")} for run in runs]
+    return min(runs, key=lambda run: run["stolen"]) | {"tried": tried}
+
+
 def reference_seconds(flags, data_dir):
     """What the same epochs cost the reference: pictures over its measured rate."""
     words = flags.split()
@@ -74,7 +88,7 @@ def reference_seconds(flags, data_dir):
 
 def measure(goal, args):
     flags, most = RECIPES[goal]
-    runs = [train_once(flags, args.data_dir, seed) for seed in range(args.seeds)]
+    runs = [least_disturbed(flags, args.data_dir, seed, args.tries) for seed in range(args.seeds)]
     seconds, accuracy = spread([r["seconds"] for r in runs]), spread([r["Acc@1"] for r in runs])
     met = accuracy["median"] >= float(goal) and seconds["median"] <= most
     result = {

@@ -1,5 +1,7 @@
+import pytest
 from torch import nn
 
+from benchmarks import time_to_accuracy
 from benchmarks.pairs import alternate, ratios
 from benchmarks.scaling import growths
 from benchmarks.train_throughput import work
@@ -31,3 +33,12 @@ def test_the_work_of_a_training_step():
     moved = (3 * 64 + 64, 64 + 64, 64 + 5)
     assert work(model, 8) == (2 * (2 * macs[0] + 3 * sum(macs[1:])), 2 * moved[0] + 3 * sum(moved[1:]))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("stolen, made, counted", [([0.02, 0.0], 1, 0), ([0.3, 0.04, 0.0], 2, 1), ([0.3, 0.6, 0.2, 0.0], 3, 2)])
+def test_a_run_that_the_host_disturbs_is_made_again_and_the_least_disturbed_counts(monkeypatch, stolen, made, counted):
+    runs = iter({"seconds": 100 - number, "stolen": share, "Acc@1": number} for number, share in enumerate(stolen))
+    monkeypatch.setattr(time_to_accuracy, "train_once", lambda flags, data_dir, seed: next(runs))
+    result = time_to_accuracy.least_disturbed("", "", 0, tries=3)
+    assert result["Acc@1"] == counted
+    assert [run["stolen"] for run in result["tried"]] == stolen[:made]
