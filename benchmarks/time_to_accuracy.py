@@ -71,8 +71,10 @@ def train_once(flags, data_dir, seed):
 def least_disturbed(flags, data_dir, seed, tries):
     """`train_once` until the host leaves it alone, `tries` times at most: the run that lost least, with the times of all."""
     runs = []
-    while len(runs) < tries and not (runs and runs[-1]["stolen"] <= DISTURBED):
+    for _ in range(tries):
         runs.append(train_once(flags, data_dir, seed))
+        if runs[-1]["stolen"] <= DISTURBED:
+            break
     tried = [{key: run[key] for key in ("seconds", "stolen")} for run in runs]
     return min(runs, key=lambda run: run["stolen"]) | {"tried": tried}
 

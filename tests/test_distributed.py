@@ -11,7 +11,6 @@ import time
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
 
 from utils.checkpoint import read_checkpoint
 from utils.datasets import open_dataset
@@ -44,42 +43,13 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     assert one["train"]["Acc@1"] == pytest.approx(two["train"]["Acc@1"], abs=0.002)
 
 
-def test_two_processes_build_one_cache_and_read_what_the_first_has_built(tmp_path):
-    worker = tmp_path / "worker.py"
-    worker.write_text(BUILD_CACHE)
-    folders = [tmp_path / "photos" / "train" / name for name in "ab"]
-    for number, folder in enumerate(folders):
-        folder.mkdir(parents=True)
-        Image.new("RGB", (9 + number, 7), (number, 2, 3)).save(folder / "one.png")
-    result = launch((*TORCHRUN, "--nproc_per_node", 2, worker, tmp_path), tmp_path)
+def test_two_processes_build_one_cache_and_read_what_the_first_has_built(photos, tmp_path):
+    worker = ROOT / "tests" / "distributed_cache.py"
+    result = launch((*TORCHRUN, "--nproc_per_node", 2, worker, photos, tmp_path), tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "decoded").read_text() == "0\n"  # once, in the first process
     answers = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert answers[0] == answers[1] and len(answers[0]) == 2
-
-
-BUILD_CACHE = """
-import json, pathlib, sys, time
-import torch
-from utils import runtime, stores
-from utils.datasets import open_dataset
-
-folder, decode_all = pathlib.Path(sys.argv[1]), stores._decode_all
-
-def slow_and_noted(*args):
-    with open(folder / "decoded", "a") as file:
-        print(runtime.rank(), file=file)
-    time.sleep(1)  # in which the other would build another
-    return decode_all(*args)
-
-stores._decode_all = slow_and_noted
-runtime.join_group(torch.device("cpu"))
-with runtime.first_here_first():
-    store = stores.open_store(open_dataset(str(folder / "photos"), val_fraction=0).train, 7, "disk", folder / "cache", False)
-pictures = [store.gather(torch.tensor([i])).data.flatten().tolist() for i in range(len(store))]
-(folder / f"{runtime.rank()}.json").write_text(json.dumps(pictures))
-runtime.leave_group()
-"""
+    assert answers[0] == answers[1] and len(answers[0]) == 24
 
 
 @pytest.mark.slow
@@ -105,13 +75,13 @@ def test_a_lost_process_ends_in_a_sentence_and_the_restart_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
-    _status, text = signal_one(tmp_path, signal.SIGTERM, "epoch   2/400", "--max_epoch", 400)
+    _status, text = signal_one(tmp_path, signal.SIGTERM, "epoch   2/400", "--max_epoch", 400, within=100)
     assert text.count("last.pth is saved, --resume auto goes on") == 1 and "was lost" not in text, text[-3000:]
     state = read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
     assert state["step"] == state["epoch"] * 6 + state["group"]  # 1,295 pictures in steps of 256
 
 
-def signal_one(folder, signum, line, *flags, restarts=0):
+def signal_one(folder, signum, line, *flags, restarts=0, within=200):
     """Train in two processes, signal one of them once `line` is printed, and return the status and all that was printed."""
     log = folder / "log"
     command = (*TORCHRUN, "--nproc_per_node", 2, "--max_restarts", restarts, ROOT / "train.py", *TINY, *flags)
@@ -122,7 +92,7 @@ def signal_one(folder, signum, line, *flags, restarts=0):
         time.sleep(0.2)
     workers = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == run.pid]
     os.kill(max(workers), signum)
-    return run.wait(200), log.read_text()
+    return run.wait(within), log.read_text()
 
 
 def _parent(process):
