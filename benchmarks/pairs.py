@@ -1,11 +1,13 @@
 """Two sides of a comparison, each in processes of its own, in turn: the ratio pair by pair, with the machine beside it."""
 
+import contextlib
 import json
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -42,8 +44,16 @@ def ratios(ours, theirs):
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def stolen_seconds():
-    """Processor seconds since the start of this machine that its host gave to others while it wanted them; 0 where unknown."""
+@contextlib.contextmanager
+def share_of_host():
+    """Yield a dict that holds, after the block, `stolen`: the share of the processors that the host took meanwhile."""
+    found, started, stolen = {}, time.perf_counter(), _stolen_seconds()
+    yield found
+    found["stolen"] = (_stolen_seconds() - stolen) / (time.perf_counter() - started) / (os.cpu_count() or 1)
+
+
+def _stolen_seconds():
+    """Processor seconds, of all processors, since the start of the machine; 0 where unknown."""
     try:
         fields = pathlib.Path("/proc/stat").read_text().split()
     except OSError:

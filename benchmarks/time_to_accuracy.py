@@ -18,15 +18,13 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from benchmarks.pairs import ROOT, child, save, spread, stolen_seconds
+from benchmarks.pairs import ROOT, child, save, share_of_host, spread
 from utils import cli
 from utils.errors import UserError, run
 from utils.report import table
-from utils.runtime import cores
 
 # goal: the flags of train.py that reach it, and the seconds that it may take on two cores
 COMMON = "-m custom --image_size 28 --resize_size 28 --wp_epoch 1 --compile"  # every pixel as it is
@@ -54,16 +52,15 @@ def train_once(flags, data_dir, seed):
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "train.py"), "--val_fraction", "0", *flags.split()]
         command += ["--data_dir", data_dir, "--seed", str(seed), "--path_to_save", folder]
-        started, stolen = time.perf_counter(), stolen_seconds()
-        result = subprocess.run(command, capture_output=True, text=True)
-        share = (stolen_seconds() - stolen) / (time.perf_counter() - started) / cores()
+        with share_of_host() as host:
+            result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise UserError(f"train.py ended with status {result.returncode}: {result.stderr.strip()[-300:]}")
         (history,) = pathlib.Path(folder).rglob("history.json")
         facts = json.loads(history.read_text())
     seconds = facts["seconds"]
     trained = seconds["total"] - seconds["evaluating"]
-    return {"seconds": trained, "Acc@1": facts["final"]["Acc@1"], "parts": seconds, "stolen": share}
+    return {"seconds": trained, "Acc@1": facts["final"]["Acc@1"], "parts": seconds, **host}
 
 
 def least_disturbed(flags, data_dir, seed, tries):

@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from benchmarks.pairs import alternate, child, ratios, save, spread
+from benchmarks.pairs import alternate, child, ratios, save, share_of_host, spread
 from utils import cli
 from utils.errors import run
 from utils.report import table
@@ -318,10 +318,11 @@ def measure(name, args):
 
     if dataset != "FashionMNIST":
         one("ours", 0.1)()  # the first epoch, which builds the cache
-    found = alternate({"ours": one("ours"), "reference": one("reference")}, args.pairs)
+    with share_of_host() as host:
+        found = alternate({"ours": one("ours"), "reference": one("reference")}, args.pairs)
     rates = {side: [f["images/s"] for f in values] for side, values in found.items()}
     result = {"model": model, "dataset": dataset, "image_size": image_size, "batch": args.batch_size, "wanted": wanted,
-              "ratio": ratios(rates["ours"], rates["reference"])}  # fmt: skip
+              "ratio": ratios(rates["ours"], rates["reference"]), **host}  # fmt: skip
     for side, values in found.items():
         result[side] = {
             "images/s": spread(rates[side]),
@@ -369,10 +370,11 @@ def show(results):
                 f"{r['ours']['waiting']['median']:.1%}",
                 f"{r['ours']['share of the ceiling']['median']:.0%}",
                 f"{build_ratio['median']:.2f}" if build_ratio else "",
+                f"{r['stolen']:.0%}",
             ]
         )
     header = ["case", "ours, images/s", "reference", "ratio", "waiting for data", "of the ceiling", "cache build / pass"]
-    return table(header, rows)
+    return table([*header, "taken by the host"], rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 from torch import nn
 
-from benchmarks import time_to_accuracy
+from benchmarks import pairs, time_to_accuracy
 from benchmarks.pairs import alternate, ratios
 from benchmarks.scaling import growths
 from benchmarks.train_throughput import work
@@ -33,6 +35,16 @@ def test_the_work_of_a_training_step():
     moved = (3 * 64 + 64, 64 + 64, 64 + 5)
     assert work(model, 8) == (2 * (2 * macs[0] + 3 * sum(macs[1:])), 2 * moved[0] + 3 * sum(moved[1:]))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_share_that_the_host_took_is_of_all_processors_and_of_the_time_of_the_block(monkeypatch):
+    clock, stolen = iter([100.0, 110.0]), iter([7.0, 12.0])
+    monkeypatch.setattr(pairs, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(pairs, "_stolen_seconds", lambda: next(stolen))
+    monkeypatch.setattr(pairs.os, "cpu_count", lambda: 2)
+    with pairs.share_of_host() as host:
+        assert host == {}
+    assert host == {"stolen": 0.25}
 
 
 @pytest.mark.parametrize("stolen, made, counted", [([0.02, 0.0], 1, 0), ([0.3, 0.04, 0.0], 2, 1), ([0.3, 0.6, 0.2, 0.0], 3, 2)])
