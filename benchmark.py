@@ -24,7 +24,7 @@ from models import list_models
 from utils import plots, runtime
 from utils.card import read_classes
 from utils.checkpoint import load_model
-from utils.cli import Parser, add_data, add_device, add_model, at_least
+from utils.cli import Parser, add_card_facts, add_data, add_device, add_model
 from utils.complexity import analyse
 from utils.datasets import dataset_of, eval_batches
 from utils.engine import evaluate
@@ -65,8 +65,7 @@ class Variant:
 def parser():
     parser = Parser(__doc__)
     model = add_model(parser, list_models(), required_weights=True)
-    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a checkpoint without a card")
-    model.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a checkpoint without a card")
+    add_card_facts(model)
     parser.add_argument("--all", action="store_true", help="make what is missing, or older than the checkpoint, first")
     add_data(parser, default=None)
     add_device(parser)

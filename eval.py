@@ -26,8 +26,7 @@ ENGINES = {shown: name for name, shown in NAMES.items()}  # "ONNX Runtime": "onn
 def parser():
     p = cli.Parser(__doc__)
     model = cli.add_model(p, list_models(), required_weights=True)
-    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
-    model.add_argument("--image_size", type=int, check=cli.at_least(8), help="for a file without a model card")
+    cli.add_card_facts(model)
     data = cli.add_data(p, default=None)
     data.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one, else val")
     data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")

@@ -15,7 +15,7 @@ import pathlib
 from models import list_models
 from utils.card import read_classes
 from utils.checkpoint import load_model, read_checkpoint
-from utils.cli import Parser, add_model, at_least
+from utils.cli import Parser, add_card_facts, add_model, at_least
 from utils.errors import UserError, run
 from utils.exporters import EXPORTERS, OPSET, ParityError, export_model, verification_images
 from utils.predictors import PREDICTORS, must_be_checkpoint
@@ -27,8 +27,7 @@ from utils.shipped import converted_folder
 def parser():
     parser = Parser(__doc__)
     model = add_model(parser, list_models(), required_weights=True)
-    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a checkpoint without a card")
-    model.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a checkpoint without a card")
+    add_card_facts(model)
     model.add_argument("-q", "--quantized", action="store_true", help="the weights are a quantized checkpoint (quantize.py)")
     file = parser.add_argument_group("file")
     file.add_argument("-e", "--engine", required=True, choices=list(EXPORTERS), help="what shall run the file")

@@ -14,7 +14,7 @@ import sys
 
 from utils import answers
 from utils.card import read_classes
-from utils.cli import Parser, add_device, at_least
+from utils.cli import Parser, add_card_facts, add_device
 from utils.errors import run
 from utils.predictors import PREDICTORS, open_predictor
 
@@ -24,8 +24,7 @@ def parser():
     model = parser.add_argument_group("model")
     model.add_argument("-m", "--model", required=True, metavar="FILE", help="an exported file: .onnx, .pt or .pt2")
     model.add_argument("-e", "--engine", choices=list(PREDICTORS), help="default: what the suffix of the file says")
-    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
-    model.add_argument("--image_size", type=int, check=at_least(1), help="pixels, for a file without a model card")
+    add_card_facts(model)
     answers.add_flags(parser)
     add_device(parser)
     return parser

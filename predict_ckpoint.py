@@ -16,7 +16,7 @@ from models import list_models
 from utils import answers
 from utils.card import read_classes
 from utils.checkpoint import load_model
-from utils.cli import Parser, add_device, add_model, at_least
+from utils.cli import Parser, add_card_facts, add_device, add_model
 from utils.errors import run
 from utils.predictors import Predictor, must_be_checkpoint
 from utils.quantizers import QUANTIZERS
@@ -41,8 +41,7 @@ class CheckpointPredictor(Predictor):
 def parser():
     parser = Parser(__doc__)
     model = add_model(parser, list_models(), required_weights=True)
-    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
-    model.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a file without a model card")
+    add_card_facts(model)
     answers.add_flags(parser)
     add_device(parser)
     return parser

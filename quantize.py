@@ -21,7 +21,7 @@ from models import list_models
 from utils import runtime
 from utils.card import read_classes
 from utils.checkpoint import load_model, save_checkpoint
-from utils.cli import Parser, add_data, add_device, add_model, at_least, between
+from utils.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
 from utils.datasets import dataset_of, eval_batches
 from utils.engine import evaluate
 from utils.errors import ACCURACY_LOST, UserError, run
@@ -40,8 +40,7 @@ SLOWER = 1.05  # times the latency of fp32 before it is called slower: less is w
 def parser():
     parser = Parser(__doc__)
     model = add_model(parser, list_models(), required_weights=True)
-    model.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a checkpoint without a card")
-    model.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a checkpoint without a card")
+    add_card_facts(model)
     scheme = parser.add_argument_group("quantization")
     scheme.add_argument("--scheme", default="fp16", choices=list(QUANTIZERS), help="what becomes of the weights")
     scheme.add_argument("--calibration", type=int, default=256, check=at_least(1), metavar="N", help="int8: training images")

@@ -119,6 +119,12 @@ def add_model(parser, models, *, required_weights=False):
     return group
 
 
+def add_card_facts(group):
+    """-c/--classes, --image_size: what a file without a model card cannot say itself."""
+    group.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
+    group.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a file without a model card")
+
+
 def add_data(parser, *, default="FashionMNIST"):
     """-d/--dataset, --data_dir, --batch_size, --num_workers: which images, and how many at a time."""
     group = parser.add_argument_group("data")
