@@ -1,11 +1,32 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from models import build_model
 from utils import runtime
 from utils.errors import UserError
+
+GIVES_BACK = """
+import ctypes, torch
+from utils.runtime import keep_memory
+assert keep_memory()
+end_of_heap = ctypes.CDLL("libc.so.6").sbrk
+end_of_heap.restype = ctypes.c_void_p
+before = end_of_heap(0)
+torch.empty(3 << 30, dtype=torch.uint8)  # given back at once, and never touched
+print(end_of_heap(0) - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_memory_of_a_large_batch_stays_with_the_process():
+    result = subprocess.run([sys.executable, "-c", GIVES_BACK], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) >= 3 << 30
 
 
 @pytest.mark.parametrize(

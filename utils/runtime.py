@@ -36,7 +36,7 @@ def keep_memory():
     return all(
         (
             mallopt(m_mmap_threshold, 1 << 30),
-            mallopt(m_trim_threshold, 2**31 - 1),
+            mallopt(m_trim_threshold, -1),  # never: 2 GiB, the most that can be named, is less than a large batch
             mallopt(m_top_pad, 256 << 20),
             mallopt(m_mmap_max, 0),
         )
