@@ -35,7 +35,7 @@ CASES = {
     "jpegs": ("custom", "jpegs", 224, 3),
 }
 COMPILED = ("custom",)  # trained with --compile on a CPU, which costs seconds before the first step; on a GPU all are
-WARM_UP = 3  # batches before the clock starts
+WARM_UP, LEAST = 3, 5  # batches before the clock starts, and at least under it: a slow step takes longer than --seconds
 
 
 def parser():
@@ -96,7 +96,7 @@ def ours(model_name, dataset, args, image_size):
                 vars(clock).update(waiting=0.0, augmenting=0.0, computing=0.0)
         else:
             done += args.batch_size
-            if time.perf_counter() - started > args.seconds:
+            if time.perf_counter() - started > args.seconds and done >= LEAST * args.batch_size:
                 raise Enough
 
     try:
@@ -225,7 +225,7 @@ def reference(model_name, dataset, args, image_size):
                     started = time.perf_counter()
             else:
                 done += args.batch_size
-                if time.perf_counter() - started > args.seconds:
+                if time.perf_counter() - started > args.seconds and done >= LEAST * args.batch_size:
                     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
                     elapsed = time.perf_counter() - started
                     return report(done, elapsed, waiting, f"fp32, NCHW, {cores()} loader workers", peak)
