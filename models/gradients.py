@@ -4,10 +4,15 @@ Training on a CPU uses them for what `KINDS` names, several times as fast and wi
 nothing of it.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from models import winograd
+from models.compiled import compiled
 
 
 class _Convolution(torch.autograd.Function):
@@ -17,7 +22,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx, x, weight, layer):
         ctx.save_for_backward(x, weight)
         ctx.layer = layer
-        return F.conv2d(x, weight, None, layer.stride, layer.padding, groups=layer.groups)
+        return layer.convolve(x, weight)
 
     @staticmethod
     @once_differentiable
@@ -44,12 +49,15 @@ class _OwnGradients(nn.Conv2d):
         zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
         return zeros and convolution.dilation == (1, 1)
 
+    def convolve(self, x, weight):
+        return F.conv2d(x, weight, None, self.stride, self.padding, groups=self.groups)
+
     def input_gradient(self, x, weight, gradient):
         return torch.nn.grad.conv2d_input(x.shape, weight, gradient, self.stride, self.padding, groups=self.groups)
 
 
 class SmallMapConv2d(_OwnGradients):
-    """Where the weights outnumber their pictures' pixels, the gradient of the weights as one matrix product.
+    """Where a channel has more weights than the maps have places, the gradient of the weights as one matrix product.
 
     Deep layers on small images are such: 512 × 512 × 3 × 3 weights over maps of 1×1 to 7×7.
     """
@@ -61,7 +69,9 @@ class SmallMapConv2d(_OwnGradients):
         return cls.usual(convolution) and convolution.groups == 1
 
     def gains(self, x, dtype):
-        return dtype in self.dtypes and self.weight.numel() >= x.numel()
+        numbers = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
+        places = math.prod((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in numbers)
+        return dtype in self.dtypes and self.weight[:, 0].numel() >= len(x) * places
 
     def weight_gradient(self, x, weight, gradient):
         """Sum over pictures and places of gradient ⊗ patch: (O, N·H'·W') times (N·H'·W', K·L·C)."""
@@ -77,6 +87,73 @@ class SmallMapConv2d(_OwnGradients):
         patches = torch.stack([x[:, i, j][:, :height, :width] for i, j in spans], 3)  # (N, H', W', K·L, C)
         product = gradient.permute(0, 2, 3, 1).reshape(-1, outputs).t() @ patches.reshape(-1, rows * columns * channels)
         return product.view(outputs, rows, columns, channels).permute(0, 3, 1, 2)
+
+
+class WinogradConv2d(SmallMapConv2d):
+    """Wide 3×3 layers, all of whose products `models.winograd` takes once `compile_training` has found that faster."""
+
+    least = 64  # channels; with fewer the transformations weigh more than the products
+    kernels, batch_size, faster = None, 0, None
+
+    @classmethod
+    def takes(cls, convolution):
+        plain = (convolution.kernel_size, convolution.stride, convolution.padding) == ((3, 3), (1, 1), (1, 1))
+        return super().takes(convolution) and plain and min(convolution.in_channels, convolution.out_channels) >= cls.least
+
+    def compile_training(self, batch_size, faster):
+        """Compile the transformations, for batches of `batch_size`, where that pays; 0 takes it back.
+
+        `faster(key, ways)` names the one of two functions that takes less time here. Other batches and evaluation stay.
+        """
+        self.kernels, self.batch_size, self.faster = compiled(winograd.Kernels()), batch_size, faster
+        self.found = {}  # of what has come in: whether it is faster
+
+    @property
+    def is_compiled(self):
+        return any(self.found.values())
+
+    def gains(self, x, dtype):
+        return self.filters(x, dtype) or super().gains(x, dtype)
+
+    def filters(self, x, dtype):
+        """Whether it goes by `models.winograd`: measured, forward and backward, when such a batch first comes."""
+        if len(x) != self.batch_size or dtype not in winograd.TILES:
+            return False
+        key = f"3×3 convolution, {dtype}, {tuple(x.shape)} to {self.out_channels}"
+        if key not in self.found:
+            self.found[key] = self.faster(key, {way: self._step(x.detach().to(dtype), key, way) for way in (False, True)})
+        return self.found[key]
+
+    def _step(self, x, key, way):
+        def step():
+            self.found[key] = way
+            y = self(x.requires_grad_())
+            torch.autograd.grad(y, (x, self.weight), y.detach())
+
+        return step
+
+    def convolve(self, x, weight):
+        if not self.filters(x, x.dtype):
+            return super().convolve(x, weight)
+        y = winograd.convolve(_last(x), _last(weight), winograd.TILES[x.dtype], self.kernels)
+        return y.permute(0, 3, 1, 2)
+
+    def input_gradient(self, x, weight, gradient):
+        if not self.filters(x, x.dtype):
+            return super().input_gradient(x, weight, gradient)
+        x_gradient = winograd.input_gradient(_last(gradient), _last(weight), winograd.TILES[x.dtype], self.kernels)
+        return x_gradient.permute(0, 3, 1, 2)
+
+    def weight_gradient(self, x, weight, gradient):
+        if not self.filters(x, x.dtype):
+            return super().weight_gradient(x, weight, gradient)
+        w_gradient = winograd.weight_gradient(_last(x), _last(gradient), winograd.TILES[x.dtype], self.kernels)
+        return w_gradient.permute(0, 3, 1, 2)
+
+
+def _last(x):
+    """(N, C, H, W) -> (N, H, W, C) without gaps, which a tensor in channels_last is already."""
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 class DepthwiseConv2d(_OwnGradients):
@@ -135,12 +212,11 @@ class GlobalAveragePool(nn.AdaptiveAvgPool2d):
         return x.sum((2, 3), keepdim=True) / x.shape[2:].numel()
 
 
-KINDS = {nn.Conv2d: (SmallMapConv2d, DepthwiseConv2d), nn.AdaptiveAvgPool2d: (GlobalAveragePool,)}
+KINDS = {nn.Conv2d: (WinogradConv2d, SmallMapConv2d, DepthwiseConv2d), nn.AdaptiveAvgPool2d: (GlobalAveragePool,)}
 
 
 def prefer_fast_gradients(model):
-    """Make each layer of `model` that one of the kinds takes that kind, in place; parameters and their names stay."""
+    """Make each layer of `model` the first kind that takes it, in place; parameters and their names stay."""
     for module in model.modules():
-        for kind in KINDS.get(type(module), ()):
-            if kind.takes(module):
-                module.__class__ = kind
+        kinds = KINDS.get(type(module), ())
+        module.__class__ = next((kind for kind in kinds if kind.takes(module)), type(module))

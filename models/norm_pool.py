@@ -3,7 +3,6 @@
 Each pass is a function for a compiler that fuses it into one loop. Uncompiled they give the same numbers, slowly.
 """
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -90,12 +89,6 @@ class _NormPool(torch.autograd.Function):
         slope = -scale * inverse * weight_gradient / count
         offset = -scale * total / count - slope * mean
         return ctx.kernels.unpool(gradient, place, x, scale, slope, offset), weight_gradient, total, None, None
-
-
-@functools.cache
-def compiled_kernels():
-    """The four passes, compiled for each shape that they meet: fixed sizes make loops that are several times faster."""
-    return Kernels(*(torch.compile(kernel, dynamic=False) for kernel in Kernels()))
 
 
 def norm_pool(x, norm, kernels):

@@ -209,26 +209,49 @@ def choose_precision(wanted, device, time_step=None, key=""):
         return ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"), None
     if not cpu_has_bf16() or time_step is None:
         return "fp32", None
-    cache = cache_folder() / "precision-3.json"  # a new number where the step has changed
+    # The file has a new number where the step has changed. bf16 rounds more, so it must gain.
+    return _remembered("precision-3", key, lambda: _quicker(("fp32", "bf16"), time_step, gain=0.1))
+
+
+def faster(key, ways):
+    """Which of two functions takes less time on this machine: a key of the dict `ways`, kept for the next run under `key`."""
+
+    def seconds(way):
+        start = time.perf_counter()
+        ways[way]()
+        return time.perf_counter() - start
+
+    return _remembered("convolutions-1", f"{_here()}|{key}", lambda: _quicker(tuple(ways), seconds, gain=0.03))[0]
+
+
+def _remembered(name, key, measure):
+    """What `measure()` gave on this machine when it was first asked, and a sentence where that could not be kept."""
+    cache = cache_folder() / f"{name}.json"
     known = json.loads(cache.read_text()) if cache.exists() else {}
     if key not in known:
-        known[key] = _measure_precision(time_step)
+        known[key] = measure()
         try:
             write_json(cache, known)
         except OSError as error:
-            return known[key], f"the measured precision could not be kept in {cache} ({error.strerror})"
+            return known[key], f"what was measured could not be kept in {cache} ({error.strerror})"
     return known[key], None
 
 
-def _measure_precision(time_step):
-    """Alternate fp32 and bf16 steps; bf16 where its shortest step, the least disturbed one, is at least a tenth shorter."""
-    seconds = {"fp32": [], "bf16": []}
+def _quicker(ways, seconds, gain):
+    """Alternate both; the second where its shortest time, the least disturbed one, is shorter by the share `gain`."""
+    times = {way: [] for way in ways}
     for attempt in range(4):
-        for precision, times in seconds.items():
-            elapsed = time_step(precision)
-            if attempt:  # the first of each pays for primitives and page faults
-                times.append(elapsed)
-    return "bf16" if min(seconds["bf16"]) < 0.9 * min(seconds["fp32"]) else "fp32"
+        for way in ways:
+            elapsed = seconds(way)
+            if attempt:  # the first of each pays for compilation, primitives and page faults
+                times[way].append(elapsed)
+    first, second = ways
+    return second if min(times[second]) < (1 - gain) * min(times[first]) else first
+
+
+def _here():
+    """What a measured time depends on besides the work."""
+    return f"{cpu_name()}|torch {torch.__version__}|{torch.get_num_threads()} threads"
 
 
 def precision_probe(name, model, batch_size, image_size):
@@ -237,7 +260,7 @@ def precision_probe(name, model, batch_size, image_size):
     The batch is that of the run, cut to as many pixels as 32 images of 224 px have, so that a probe takes seconds.
     """
     count = min(batch_size, max(2, 32 * 224**2 // image_size**2))
-    key = f"{cpu_name()}|torch {torch.__version__}|{torch.get_num_threads()} threads|{name} {count} × {image_size} px"
+    key = f"{_here()}|{name} {count} × {image_size} px"
     return functools.partial(_step_seconds, functools.cache(lambda: _blank_step(model, count, image_size))), key
 
 
@@ -300,27 +323,29 @@ def step_model(model, setup, batch_shape, compile_it):
 def _compiled(model, setup, batch_shape):
     """The model compiled, tried on one batch; where it fails, one line says so and the eager model is taken.
 
-    On CUDA the fixed shapes of training are replayed as CUDA graphs. On a CPU a model that knows which of its parts gain, by
-    a method `compile_training`, compiles these alone.
+    On CUDA the fixed shapes of training are replayed as CUDA graphs. On a CPU the parts that have a method `compile_training`
+    are compiled alone, where there are any: they know what gains.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of every CUDA that it does not find
-    in_parts = setup.device.type == "cpu" and hasattr(model, "compile_training")
-    if in_parts:
-        model.compile_training(batch_shape[0])
-        candidate = model
-    else:
+    parts = [part for part in model.modules() if hasattr(part, "compile_training")] if setup.device.type == "cpu" else []
+    for part in parts:
+        part.compile_training(batch_shape[0], faster)
+    candidate = model
+    if not parts:
         candidate = torch.compile(model, mode="reduce-overhead" if setup.device.type == "cuda" else "default")
     images = torch.zeros(batch_shape, device=setup.device).contiguous(memory_format=torch.channels_last)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
         with torch.random.fork_rng(), setup.autocast():
             candidate(images).sum().backward()
-        setup.compiled = True
+        setup.compiled = not parts or any(part.is_compiled for part in parts)
+        if not setup.compiled:
+            say("--compile: no part of this model is faster for it here, so it runs eager")
     except Exception as error:  # its back ends raise anything: no C++ compiler, no Triton, an operator they do not know
         say(f"--compile: not possible here ({str(error).strip().splitlines()[0][:120]}), so the model runs eager")
-        if in_parts:
-            model.compile_training(0)
+        for part in parts:
+            part.compile_training(0, faster)
         candidate = model
     model.load_state_dict(before)  # the trial moved the running statistics
     for parameter in model.parameters():
