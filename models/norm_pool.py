@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import torch
 
+from models.compiled import wide
+
 
 def statistics(x):
     """Variance and mean (C,) of x (N, C, H, W)."""
-    return torch.var_mean(_wide(x), (0, 2, 3), correction=0)
+    return torch.var_mean(wide(x), (0, 2, 3), correction=0)
 
 
 def pool(x, scale, shift):
@@ -21,9 +23,9 @@ def pool(x, scale, shift):
     """
     windows = _windows(x)
     pixels = [windows[:, :, row, :, column] for row in (0, 1) for column in (0, 1)]
-    kept, best, place = pixels[0], _wide(pixels[0]) * scale + shift, torch.zeros_like(pixels[0])
+    kept, best, place = pixels[0], wide(pixels[0]) * scale + shift, torch.zeros_like(pixels[0])
     for number in (1, 2, 3):
-        value = _wide(pixels[number]) * scale + shift
+        value = wide(pixels[number]) * scale + shift
         higher = value > best  # of equals the first stays, as in max_pool2d
         best = torch.where(higher, value, best)
         kept = torch.where(higher, pixels[number], kept)
@@ -34,22 +36,17 @@ def pool(x, scale, shift):
 
 def sums(gradient, kept, place):
     """The sums (C,) of the gradient and of gradient · x over the kept pixels; no other pixel has a gradient."""
-    gradient = torch.where(place >= 0, _wide(gradient.permute(0, 2, 3, 1)), 0)
-    return gradient.sum((0, 1, 2)), (gradient * _wide(kept)).sum((0, 1, 2))
+    gradient = torch.where(place >= 0, wide(gradient.permute(0, 2, 3, 1)), 0)
+    return gradient.sum((0, 1, 2)), (gradient * wide(kept)).sum((0, 1, 2))
 
 
 def unpool(gradient, place, x, scale, slope, offset):
     """x · slope + offset, and where a pixel was kept gradient · scale besides: the gradient of x."""
     places = torch.arange(4, device=x.device, dtype=x.dtype).view(2, 1, 2, 1)
-    gradient = _wide(gradient.permute(0, 2, 3, 1))[:, :, None, :, None]
+    gradient = wide(gradient.permute(0, 2, 3, 1))[:, :, None, :, None]
     own = torch.where(place[:, :, None, :, None] == places, gradient, 0)
-    result = own * scale + (_wide(_windows(x)) * slope + offset)
+    result = own * scale + (wide(_windows(x)) * slope + offset)
     return result.to(x.dtype).flatten(1, 2).flatten(2, 3).permute(0, 3, 1, 2)
-
-
-def _wide(x):
-    """Half precision is computed in single."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _windows(x):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from models.compiled import wide
+
 TILES = {torch.bfloat16: 2, torch.float32: 4}  # m by type: larger tiles save more, but round more than bf16 can spare
 # The transformations of each m, by rows.
 INPUT = {
@@ -69,7 +71,7 @@ def _transform(matrix, tiles):
 
 def _product(line, tensors):
     """Sum of the tensors, times their factors in `line`, but for zeros."""
-    return sum(factor * _wide(tensor) for factor, tensor in zip(line, tensors, strict=True) if factor)
+    return sum(factor * wide(tensor) for factor, tensor in zip(line, tensors, strict=True) if factor)
 
 
 def _transposed(rows):
@@ -78,10 +80,6 @@ def _transposed(rows):
 
 def _stack(rows, dtype):
     return torch.stack([tensor.to(dtype) for row in rows for tensor in row])
-
-
-def _wide(x):
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Kernels(NamedTuple):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import build_model, ready_to_train
-from models.gradients import DepthwiseConv2d, GlobalAveragePool, SmallMapConv2d, prefer_fast_gradients
+from models import build_model, ready_to_train, winograd
+from models.gradients import DepthwiseConv2d, GlobalAveragePool, SmallMapConv2d, WinogradConv2d, prefer_fast_gradients
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,14 @@ def compare(theirs, kind, shape):
 @pytest.mark.parametrize("bias", [True, False])
 def test_small_maps_have_the_values_and_gradients_of_torch(stride, kernel, padding, bias):
     compare(nn.Conv2d(6, 64, kernel, stride, padding, bias=bias), SmallMapConv2d, (2, 6, 5, 4))
+
+
+@pytest.mark.parametrize(("stride", "ours"), [(1, False), (2, True)])
+def test_small_is_what_comes_out_of_a_stride(stride, ours):
+    """36 weights a channel: two pictures of 5×5 places have more than that, of 3×3 places fewer."""
+    layer = nn.Conv2d(4, 4, 3, stride, 1)
+    prefer_fast_gradients(layer)
+    assert layer.gains(torch.zeros(2, 4, 5, 5), torch.bfloat16) is ours
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, (2, 1)])
@@ -95,13 +103,17 @@ def test_depthwise_in_fp32_is_ours_for_wide_kernels_without_a_stride(monkeypatch
     assert all(layer.gains(x, torch.bfloat16) for layer in (wide, strided, usual))
 
 
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_a_whole_network_has_the_same_gradients_and_names(name):
     torch.manual_seed(0)
-    theirs = build_model(name, 5, 32).double().train()
-    for module in theirs.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    theirs = without_dropout(build_model(name, 5, 32)).double().train()
     ours = ready_to_train(copy.deepcopy(theirs), torch.device("cpu"))
     images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
     for model in (ours, theirs):
@@ -137,3 +149,109 @@ def test_gradients_in_half_precision_are_near_those_in_single():
         grads.append((x.grad, layer[0].weight.grad))
     for single, half in zip(*grads, strict=True):
         assert (single - half).abs().max() < 0.02 * single.abs().max()
+
+
+@pytest.fixture
+def filtered(monkeypatch):
+    """`models.winograd` in double precision, uncompiled; the calls of it, as shapes of x."""
+    calls, convolve = [], winograd.convolve
+    monkeypatch.setitem(winograd.TILES, torch.float64, 4)
+    monkeypatch.setattr("models.gradients.compiled", lambda kernels: kernels)
+    monkeypatch.setattr(winograd, "convolve", lambda x, *rest: (calls.append(tuple(x.shape)), convolve(x, *rest))[1])
+    return calls
+
+
+def always(key, ways):
+    """Measures nothing: both are run, the second is faster."""
+    for way in ways.values():
+        way()
+    return True
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])
+def test_filtered_layers_have_the_values_and_gradients_of_torch(filtered, bias, size):
+    theirs = nn.Conv2d(64, 65, 3, padding=1, bias=bias).double()
+    ours = copy.deepcopy(theirs)
+    prefer_fast_gradients(ours)
+    assert type(ours) is WinogradConv2d
+    ours.compile_training(3, always)
+    results = []
+    for layer in (ours, theirs):
+        x = torch.randn(3, 64, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        y = layer(x)
+        y.backward(torch.arange(y.numel(), dtype=torch.float64).cos().view_as(y))
+        results.append([y.detach(), x.grad, *(p.grad for p in layer.parameters())])
+    assert ours.is_compiled and filtered
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(63, 64, 3, padding=1),
+        nn.Conv2d(64, 63, 3, padding=1),
+        nn.Conv2d(64, 64, 3, 2, 1),
+        nn.Conv2d(64, 64, 3, padding=0),
+        nn.Conv2d(64, 64, 5, padding=1),
+        nn.Conv2d(64, 64, (3, 1), padding=1),
+    ],
+)
+def test_narrow_strided_and_other_kernels_are_not_filtered(layer):
+    prefer_fast_gradients(layer)
+    assert type(layer) is SmallMapConv2d
+
+
+def test_only_the_batches_of_training_are_filtered_and_only_where_that_is_faster(filtered):
+    layer = nn.Conv2d(64, 64, 3, padding=1).double()
+    prefer_fast_gradients(layer)
+    asked = []
+    layer.compile_training(4, lambda key, ways: asked.append(key) or "5, 5" in key)
+    layer.train()
+    for count, side in ((4, 5), (4, 5), (3, 5), (4, 6), (4, 6)):
+        layer(torch.zeros(count, 64, side, side, dtype=torch.float64))
+    with torch.no_grad():
+        layer(torch.zeros(4, 64, 5, 5, dtype=torch.float64))
+    assert filtered == [(4, 5, 5, 64)] * 2  # each shape was asked for once
+    assert asked == [f"3×3 convolution, torch.float64, (4, 64, {side}, {side}) to 64" for side in (5, 6)]
+    layer.compile_training(0, None)
+    layer(torch.zeros(4, 64, 5, 5, dtype=torch.float64))
+    assert len(filtered) == 2 and not layer.is_compiled
+
+
+def test_what_is_measured_leaves_no_gradient(filtered):
+    layer = nn.Conv2d(64, 64, 3, padding=1).double()
+    prefer_fast_gradients(layer)
+    layer.compile_training(2, always)
+    x = torch.zeros(2, 64, 4, 4, dtype=torch.float64, requires_grad=True)
+    layer(x)
+    assert layer.weight.grad is None and x.grad is None and len(filtered) == 2  # once to measure, once for the answer
+
+
+def test_a_filtered_network_has_the_same_gradients(filtered):
+    torch.manual_seed(0)
+    theirs = without_dropout(build_model("resnet18", 5, 64)).double().train()
+    ours = ready_to_train(copy.deepcopy(theirs), torch.device("cpu"))
+    wide = [layer for layer in ours.modules() if isinstance(layer, WinogradConv2d)]
+    for layer in wide:
+        layer.compile_training(4, always)
+    images, labels = torch.randn(4, 3, 64, 64, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+    for model in (ours, theirs):
+        nn.functional.cross_entropy(model(images), labels).backward()
+    assert len(wide) == 13 and all(layer.is_compiled for layer in wide)  # all 3×3 layers but those with a stride
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_filtered_under_autocast_it_computes_in_half_precision(filtered):
+    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    prefer_fast_gradients(layer)
+    layer.compile_training(2, always)
+    x = torch.randn(2, 64, 6, 6, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.float().square().sum().backward()
+    exact = nn.functional.conv2d(x, layer.weight, padding=1)
+    assert filtered and y.dtype == torch.bfloat16 and layer.weight.grad.dtype == torch.float32
+    assert (y - exact).abs().max() < 0.03 * exact.abs().max()

@@ -1,12 +1,15 @@
 import json
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from conftest import ROOT
+from torch import nn
 
-from models import build_model
+from models import build_model, ready_to_train
 from utils import runtime
 from utils.errors import UserError
 
@@ -120,6 +123,44 @@ def test_loss_scaling_is_on_for_fp16_on_cuda_only(device, precision, monkeypatch
 def test_gradients_stay_for_cuda_graphs_only():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert [runtime.Runtime(d, compiled=c).keeps_gradients for d in (cpu, gpu) for c in (False, True)] == [False] * 3 + [True]
+
+
+def test_the_faster_of_two_is_measured_once_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+    ways = {"slow": lambda: (calls.append("slow"), time.sleep(0.05)), "quick": lambda: calls.append("quick")}
+    assert [runtime.faster("this", ways), runtime.faster("this", ways)] == ["quick"] * 2
+    assert calls == ["slow", "quick"] * (len(calls) // 2) and len(calls) > 2  # in turns, and only the first time
+    assert runtime.faster("that", dict(reversed(ways.items()))) == "quick"
+
+
+def test_where_nothing_is_faster_compiled_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "faster", lambda key, ways: False)
+    cpu = torch.device("cpu")
+    model, setup = ready_to_train(build_model("resnet18", 10, 32), cpu).train(), runtime.Runtime(cpu)
+    assert runtime.step_model(model, setup, (4, 3, 32, 32), compile_it=True) is model
+    assert not setup.compiled and "no part of this model is faster" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="a C++ compiler")
+def test_the_parts_that_gain_are_compiled(monkeypatch):
+    monkeypatch.setattr(runtime, "faster", lambda key, ways: True)
+    cpu = torch.device("cpu")
+    torch.manual_seed(0)
+    model = ready_to_train(
+        nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()), cpu
+    ).train()
+    setup, images, answers = runtime.Runtime(cpu), torch.randn(4, 64, 9, 9), []
+    weights = torch.randn(4, 64, 9, 9)  # without them the norm would have no gradient to pass on
+    for compile_it in (False, True):
+        model.zero_grad()
+        answer = runtime.step_model(model, setup, images.shape, compile_it)(images)
+        (answer * weights).sum().backward()
+        answers.append([answer.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert setup.compiled
+    for eager, compiled in zip(*answers, strict=True):
+        assert (eager - compiled).abs().max() < 1e-3 * eager.abs().max()
 
 
 def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(monkeypatch, capsys):
