@@ -91,7 +91,7 @@ def parser():
                       help="arithmetic of training; auto takes bf16 where that is faster")  # fmt: skip
     step.add_argument("--fp16", action="store_true", help="--precision fp16, with loss scaling")
     step.add_argument("--bf16", action="store_true", help="--precision bf16")
-    step.add_argument("--compile", action="store_true", help="torch.compile the model")
+    step.add_argument("--compile", action="store_true", help="torch.compile; on a CPU the parts that gain")
 
     out = p.add_argument_group("output")
     out.add_argument("--path_to_save", default="weights/", help="checkpoints go to <path_to_save>/<dataset>/<model>/")
