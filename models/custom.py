@@ -2,39 +2,22 @@
 
 from torch import nn
 
-from models.compiled import compiled
+from models.fused_norm import FusesNorms
 from models.heads import MODELS, head
-from models.norm_pool import Kernels, fits, norm_pool
 
 
-class Block(nn.Sequential):
+class Block(FusesNorms, nn.Sequential):
     """Convolution, norm, ReLU and 2×2 max-pooling: (B, in, H, W) -> (B, out, H/2, W/2)."""
-
-    kernels, batch_size = None, 0  # compiled ones, and the training batches that they are for
 
     def __init__(self, in_channels, out_channels):
         convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         super().__init__(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True), nn.MaxPool2d(2))
 
-    def compile_training(self, batch_size, faster):
-        """Compile norm, pooling and ReLU, most of a training step on a CPU, for batches of `batch_size`; 0 takes it back.
-
-        Other batches and evaluation stay as they are. `faster` is not asked: fewer passes take less time everywhere.
-        """
-        self.kernels, self.batch_size = compiled(Kernels()), batch_size
-
-    @property
-    def is_compiled(self):
-        return self.batch_size > 0
-
     def forward(self, x):
         if not self.training:
             return super().forward(x)
-        convolution, norm, relu, pool = self
-        x = convolution(x)
-        if self.kernels and len(x) == self.batch_size and fits(x, norm):
-            return norm_pool(x, norm, self.kernels)
-        return relu(pool(norm(x)))  # the same value, and ReLU has a quarter of the work
+        convolution, norm, *_ = self
+        return self.norm_pool(convolution(x), norm)
 
 
 class FashionCNN(nn.Module):

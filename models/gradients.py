@@ -1,7 +1,7 @@
 """Layers whose gradients are taken another way than torch takes them on a CPU, where that is slow.
 
 Training on a CPU uses them for what `KINDS` names, several times as fast and with the same sums; evaluation and files know
-nothing of it.
+nothing of it. A family of networks adds to it the blocks that it computes another way then.
 """
 
 import math
@@ -216,7 +216,7 @@ KINDS = {nn.Conv2d: (WinogradConv2d, SmallMapConv2d, DepthwiseConv2d), nn.Adapti
 
 
 def prefer_fast_gradients(model):
-    """Make each layer of `model` the first kind that takes it, in place; parameters and their names stay."""
+    """Make each layer and block of `model` the first kind that takes it, in place; parameters and their names stay."""
     for module in model.modules():
         kinds = KINDS.get(type(module), ())
         module.__class__ = next((kind for kind in kinds if kind.takes(module)), type(module))

@@ -134,11 +134,15 @@ def test_the_faster_of_two_is_measured_once_and_kept(monkeypatch, tmp_path):
     assert runtime.faster("that", dict(reversed(ways.items()))) == "quick"
 
 
+def wide_convolution():
+    return nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+
+
 def test_where_nothing_is_faster_compiled_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setattr(runtime, "faster", lambda key, ways: False)
     cpu = torch.device("cpu")
-    model, setup = ready_to_train(build_model("resnet18", 10, 32), cpu).train(), runtime.Runtime(cpu)
-    assert runtime.step_model(model, setup, (4, 3, 32, 32), compile_it=True) is model
+    model, setup = ready_to_train(wide_convolution(), cpu).train(), runtime.Runtime(cpu)
+    assert runtime.step_model(model, setup, (4, 64, 9, 9), compile_it=True) is model
     assert not setup.compiled and "no part of this model is faster" in capsys.readouterr().out
 
 
@@ -148,9 +152,7 @@ def test_the_parts_that_gain_are_compiled(monkeypatch):
     monkeypatch.setattr(runtime, "faster", lambda key, ways: True)
     cpu = torch.device("cpu")
     torch.manual_seed(0)
-    model = ready_to_train(
-        nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()), cpu
-    ).train()
+    model = ready_to_train(wide_convolution(), cpu).train()
     setup, images, answers = runtime.Runtime(cpu), torch.randn(4, 64, 9, 9), []
     weights = torch.randn(4, 64, 9, 9)  # without them the norm would have no gradient to pass on
     for compile_it in (False, True):
@@ -167,7 +169,7 @@ def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(monk
     def fail(*args):
         raise RuntimeError("no C++ compiler")
 
-    monkeypatch.setattr("models.norm_pool._NormPool.forward", staticmethod(fail))
+    monkeypatch.setattr("models.fused_norm._NormPool.forward", staticmethod(fail))
     model, setup = build_model("custom", 10, 16).train(), runtime.Runtime(torch.device("cpu"))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert runtime.step_model(model, setup, (4, 3, 16, 16), compile_it=True) is model
