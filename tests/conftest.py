@@ -1,5 +1,6 @@
-"""What the tests share: small real data, a tiny trained checkpoint, and the scripts as a user runs them."""
+"""What the tests share: small real data, a tiny trained checkpoint, the scripts as a user runs them, two networks alike."""
 
+import copy
 import os
 import pathlib
 import subprocess
@@ -7,7 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
+
+from models import build_model, ready_to_train
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -72,3 +77,32 @@ def make_photos(root, classes=("blue", "green", "red"), train=8, val=3, sides=(2
                 pixels[..., 2 - label % 3] += 150
                 Image.fromarray(pixels).save(folder / f"{i}.jpg", quality=95)
     return root
+
+
+@pytest.fixture
+def trained_alike():
+    """Take one training step with a network as the CPU trains it, and with the same as it was built.
+
+    trained_alike(name, side, kind, faster) -> ours, theirs, images, and the parts of ours of that kind, compiled for the
+    four pictures. Both are in double precision and without dropout; names and gradients of the parameters are alike.
+    """
+
+    def step(name, side, kind=(), faster=None):
+        torch.manual_seed(0)
+        theirs = build_model(name, 5, side).double().train()
+        for module in theirs.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        ours = ready_to_train(copy.deepcopy(theirs), torch.device("cpu"))
+        parts = [part for part in ours.modules() if isinstance(part, kind)]
+        for part in parts:
+            part.compile_training(4, faster)
+        images, labels = torch.randn(4, 3, side, side, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+        for model in (ours, theirs):
+            nn.functional.cross_entropy(model(images), labels).backward()
+        for (one_name, one), (name, two) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+            assert one_name == name
+            torch.testing.assert_close(one.grad, two.grad, rtol=1e-6, atol=1e-9)
+        return ours, theirs, images, parts
+
+    return step

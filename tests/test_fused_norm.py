@@ -1,10 +1,7 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
 
-from models import build_model, ready_to_train
 from models.compiled import compiled
 from models.custom import Block
 from models.fused_norm import FusesNorms, PoolPasses, ReluPasses, norm_pool, norm_relu
@@ -139,20 +136,9 @@ def test_a_block_takes_them_for_the_batches_and_whole_windows_that_they_were_com
 
 
 @pytest.mark.parametrize("name, norms", [("resnet18", 17), ("resnet50", 49)])
-def test_a_residual_network_has_the_same_values_gradients_and_statistics(uncompiled, name, norms):
-    torch.manual_seed(0)
-    theirs = build_model(name, 5, 32).double().train()
-    theirs.fc = nn.Linear(theirs.fc[0].in_features, 5).double()  # without dropout
-    ours = ready_to_train(copy.deepcopy(theirs), torch.device("cpu"))
-    parts = [part for part in ours.modules() if isinstance(part, FusesNorms)]
-    for part in parts:
-        part.compile_training(4, None)
-    images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
-    for model in (ours, theirs):
-        nn.functional.cross_entropy(model(images), labels).backward()
+def test_a_residual_network_has_the_same_values_gradients_and_statistics(uncompiled, trained_alike, name, norms):
+    ours, theirs, images, parts = trained_alike(name, 32, FusesNorms)
     assert all(part.is_compiled for part in parts) and len(uncompiled) == norms  # all but those of the shortcuts
-    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, two.grad, rtol=1e-6, atol=1e-9)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     for one, two in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)

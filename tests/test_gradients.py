@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import build_model, ready_to_train, winograd
+from models import winograd
 from models.gradients import DepthwiseConv2d, GlobalAveragePool, SmallMapConv2d, WinogradConv2d, prefer_fast_gradients
 
 
@@ -103,24 +103,9 @@ def test_depthwise_in_fp32_is_ours_for_wide_kernels_without_a_stride(monkeypatch
     assert all(layer.gains(x, torch.bfloat16) for layer in (wide, strided, usual))
 
 
-def without_dropout(model):
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model
-
-
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-def test_a_whole_network_has_the_same_gradients_and_names(name):
-    torch.manual_seed(0)
-    theirs = without_dropout(build_model(name, 5, 32)).double().train()
-    ours = ready_to_train(copy.deepcopy(theirs), torch.device("cpu"))
-    images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
-    for model in (ours, theirs):
-        nn.functional.cross_entropy(model(images), labels).backward()
-    for (name, one), (other, two) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
-        assert name == other
-        torch.testing.assert_close(one.grad, two.grad, rtol=1e-6, atol=1e-9)
+def test_a_whole_network_has_the_same_gradients_and_names(trained_alike, name):
+    trained_alike(name, 32)
 
 
 @pytest.mark.parametrize("groups", [1, 64])
@@ -229,19 +214,9 @@ def test_what_is_measured_leaves_no_gradient(filtered):
     assert layer.weight.grad is None and x.grad is None and len(filtered) == 2  # once to measure, once for the answer
 
 
-def test_a_filtered_network_has_the_same_gradients(filtered):
-    torch.manual_seed(0)
-    theirs = without_dropout(build_model("resnet18", 5, 64)).double().train()
-    ours = ready_to_train(copy.deepcopy(theirs), torch.device("cpu"))
-    wide = [layer for layer in ours.modules() if isinstance(layer, WinogradConv2d)]
-    for layer in wide:
-        layer.compile_training(4, always)
-    images, labels = torch.randn(4, 3, 64, 64, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
-    for model in (ours, theirs):
-        nn.functional.cross_entropy(model(images), labels).backward()
+def test_a_filtered_network_has_the_same_gradients(filtered, trained_alike):
+    *_, wide = trained_alike("resnet18", 64, WinogradConv2d, always)
     assert len(wide) == 13 and all(layer.is_compiled for layer in wide)  # all 3×3 layers but those with a stride
-    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, two.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_filtered_under_autocast_it_computes_in_half_precision(filtered):
