@@ -165,6 +165,30 @@ def test_the_parts_that_gain_are_compiled(monkeypatch):
         assert (eager - compiled).abs().max() < 1e-3 * eager.abs().max()
 
 
+KEEPS_COMPILED = """
+import torch
+from models import build_model, ready_to_train
+from utils import runtime
+model = ready_to_train(build_model("custom", 10, 16), torch.device("cpu")).train()
+setup = runtime.Runtime(torch.device("cpu"))
+runtime.step_model(model, setup, (4, 3, 16, 16), compile_it=True)
+assert setup.compiled
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="a C++ compiler")
+@pytest.mark.parametrize("named", [False, True])
+def test_what_is_compiled_is_kept_for_the_next_run(tmp_path, monkeypatch, named):
+    ours, theirs = tmp_path / "image-classification" / "compiled", tmp_path / "theirs"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if named:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(theirs))
+    subprocess.run([sys.executable, "-c", KEEPS_COMPILED], cwd=ROOT, check=True, timeout=300)
+    assert list((theirs if named else ours).rglob("*.so")) and not (ours if named else theirs).exists()
+
+
 def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(monkeypatch, capsys):
     def fail(*args):
         raise RuntimeError("no C++ compiler")

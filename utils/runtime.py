@@ -311,6 +311,18 @@ def cache_folder():
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "image-classification"
 
 
+def keep_compiled():
+    """Have compiled code kept in the cache folder, unless the environment names another.
+
+    Imported, torch itself puts its default there, which a restart of the machine empties.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    default, name = default_cache_dir(), "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(name, default) == default:
+        os.environ[name] = str(cache_folder() / "compiled")
+
+
 def step_model(model, setup, batch_shape, compile_it):
     """The model as the training step calls it: compiled if wanted and possible, and in step with the other processes."""
     called = _compiled(model, setup, batch_shape) if compile_it else model
@@ -326,7 +338,7 @@ def _compiled(model, setup, batch_shape):
     On CUDA the fixed shapes of training are replayed as CUDA graphs. On a CPU the parts that have a method `compile_training`
     are compiled alone, where there are any: they know what gains.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    keep_compiled()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of every CUDA that it does not find
     parts = [part for part in model.modules() if hasattr(part, "compile_training")] if setup.device.type == "cpu" else []
     for part in parts:
