@@ -63,7 +63,8 @@ def parser():
     data.add_argument("--class_weights", action="store_true", help="weigh the loss by the inverse of the class frequency")
 
     model = p.add_argument_group("model")
-    model.add_argument("-m", "--model", default="resnet18", help=f"one of {', '.join(list_models())}")
+    names = list_models()
+    model.add_argument("-m", "--model", default="resnet18", check=cli.known("model", names), help=f"one of {', '.join(names)}")
     model.add_argument("-p", "--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     model.add_argument("--freeze", action="store_true", help="train the head only; the trunk stays as it is")
     model.add_argument("--norm_type", default="BN", choices=("BN", "GN", "LN", "IN", "SyncBN"), help="normalisation layers")

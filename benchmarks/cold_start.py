@@ -9,13 +9,13 @@ ratio within a pair: its median is to be at most 0.15. Writes results/benchmarks
 
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pairs import output_of  # noqa: E402
 from utils.cli import Parser, at_least  # noqa: E402
 from utils.errors import UserError, run  # noqa: E402
 from utils.report import RESULTS, table, write_json  # noqa: E402
@@ -63,11 +63,8 @@ def commands(model, image):
 def seconds_of(command):
     """Wall-clock seconds of one whole process, and the answer that it printed."""
     start = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, text=True)
-    elapsed = time.perf_counter() - start
-    if result.returncode:
-        raise UserError(f"{' '.join(command[:2])} ended with status {result.returncode}: {result.stderr.strip()[-300:]}")
-    return elapsed, result.stdout.split(") in ")[0].strip().rstrip(")")
+    said = output_of(command)
+    return time.perf_counter() - start, said.split(") in ")[0].strip().rstrip(")")
 
 
 def measure(commands, pairs):

@@ -17,13 +17,19 @@ from utils.report import RESULTS, write_json  # noqa: E402
 from utils.runtime import describe_machine  # noqa: E402
 
 
-def child(script, *flags):
-    """Run `script` with `flags` in a new process and return the JSON object on the last line that it prints."""
-    command = [sys.executable, str(script), *map(str, flags)]
+def output_of(command):
+    """What a process prints. Raises UserError with its last word where it fails."""
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        raise UserError(f"{' '.join(command[1:])} ended with status {result.returncode}: {result.stderr.strip()[-400:]}")
-    return json.loads(result.stdout.strip().splitlines()[-1])
+        said = result.stderr.strip().splitlines() or ["nothing"]
+        name = pathlib.Path(command[1]).name
+        raise UserError(f"{name} ended with status {result.returncode}: {said[-1].removeprefix('error: ')}")
+    return result.stdout
+
+
+def child(script, *flags):
+    """Run `script` with `flags` in a new process and return the JSON object on the last line that it prints."""
+    return json.loads(output_of([sys.executable, str(script), *map(str, flags)]).splitlines()[-1])
 
 
 def alternate(sides, pairs):

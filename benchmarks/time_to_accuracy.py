@@ -15,15 +15,14 @@ pictures of all epochs, and is marked as such. Writes results/benchmarks/time_to
 
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from benchmarks.pairs import ROOT, child, save, share_of_host, spread
+from benchmarks.pairs import ROOT, child, output_of, save, share_of_host, spread
 from utils import cli
-from utils.errors import UserError, run
+from utils.errors import run
 from utils.report import table
 
 # goal: the flags of train.py that reach it, and the seconds that it may take on two cores
@@ -53,9 +52,7 @@ def train_once(flags, data_dir, seed):
         command = [sys.executable, str(ROOT / "train.py"), "--val_fraction", "0", *flags.split()]
         command += ["--data_dir", data_dir, "--seed", str(seed), "--path_to_save", folder]
         with share_of_host() as host:
-            result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise UserError(f"train.py ended with status {result.returncode}: {result.stderr.strip()[-300:]}")
+            output_of(command)
         (history,) = pathlib.Path(folder).rglob("history.json")
         facts = json.loads(history.read_text())
     seconds = facts["seconds"]

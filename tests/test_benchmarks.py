@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -7,12 +8,21 @@ from benchmarks import pairs, time_to_accuracy
 from benchmarks.pairs import alternate, ratios
 from benchmarks.scaling import growths
 from benchmarks.train_throughput import work
+from utils.errors import UserError
 
 
 def test_each_side_goes_first_in_turn():
     calls = []
     found = alternate({name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}, 3)
     assert calls == list("abbaab") and found == {"a": [1, 4, 5], "b": [2, 3, 6]}
+
+
+def test_a_side_that_fails_says_why(tmp_path):
+    script = tmp_path / "side.py"
+    script.write_text("import sys; print('so far'); sys.exit('error: ' + sys.argv[1] if sys.argv[1] else 0)")
+    assert pairs.output_of([sys.executable, str(script), ""]) == "so far\n"
+    with pytest.raises(UserError, match=r"side\.py ended with status 1: no data"):
+        pairs.output_of([sys.executable, str(script), "no data"])
 
 
 def test_a_ratio_is_taken_pair_by_pair():

@@ -26,6 +26,14 @@ def test_all_faults_are_reported_together():
     assert "unknown flag --shar, did you mean --share?" in message
 
 
+def test_a_name_is_checked_before_anything_is_loaded():
+    p = parser()
+    cli.add_model(p, ["resnet18", "custom"])
+    assert p.parse(argv=["-m", "custom"]).model == "custom" and p.parse(argv=[]).model is None
+    with pytest.raises(UserError, match=r"--model resnet19 is no known model. Did you mean 'resnet18'\? Known: resnet18"):
+        p.parse(argv=["-m", "resnet19"])
+
+
 def test_cross_checks_run_once_the_ranges_are_right():
     check = lambda args: ["first"] * (args.count > 2) + ["second"] * args.flag  # noqa: E731
     with pytest.raises(UserError, match="first; second"):

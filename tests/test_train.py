@@ -259,7 +259,7 @@ def test_tensorboard_logs(main_of, tmp_path):
 
 
 MISTAKES = {
-    "wrong model": (("-m", "resnet19"), "unknown model 'resnet19'. Did you mean 'resnet18'"),
+    "wrong model": (("-m", "resnet19"), "--model resnet19 is no known model. Did you mean 'resnet18'"),
     "missing folder": (("-d", "./nowhere"), "./nowhere does not exist"),
     "unknown data set": (("-d", "digit"), "Did you mean 'digits'"),
     "negative batch": (("--batch_size", "-4"), "--batch_size -4 must be 1 or more"),

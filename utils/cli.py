@@ -6,6 +6,7 @@ import math
 import os
 
 from utils.errors import UserError
+from utils.registry import instead
 
 
 def at_least(low):
@@ -27,6 +28,11 @@ def between(low, high, closed=True):
         return f"must be from {low} to {high}" if closed else f"must be at least {low} and under {high}"
 
     return check
+
+
+def known(noun, names):
+    """Check: the value is one of `names`; `noun` is what they name ("model")."""
+    return lambda value: None if value in names else f"is no known {noun}. {instead(value, names)}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,7 +120,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def add_model(parser, models, *, required_weights=False):
     """-m/--model, -w/--weights: which network. `models` are the known names."""
     group = parser.add_argument_group("model")
-    group.add_argument("-m", "--model", help=f"one of {', '.join(models)}; a file with a model card needs none")
+    about = f"one of {', '.join(models)}; a file with a model card needs none"
+    group.add_argument("-m", "--model", check=known("model", models), help=about)
     group.add_argument("-w", "--weights", required=required_weights, metavar="FILE", help="a checkpoint (.pth)")
     return group
 

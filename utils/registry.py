@@ -27,11 +27,11 @@ class Registry(dict):
         return store
 
     def __missing__(self, name):
-        raise UserError(unknown(self.noun, name, self))
+        raise UserError(f"unknown {self.noun} {name!r}. {instead(name, self)}")
 
 
-def unknown(noun, name, known):
-    """The sentence for a name that is not among the `known` ones: the nearest of them, then the list."""
+def instead(name, known):
+    """What could be meant by a name that is not among the `known` ones."""
     near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {noun} {name!r}.{hint} Known: {', '.join(known)}."
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(known)}."
