@@ -19,7 +19,7 @@ from utils import cli
 from utils.errors import run
 from utils.report import table
 
-COMMON = "-m custom --image_size 64 --max_epoch 5 --wp_epoch 1 --plain_epochs 0"
+COMMON = "-m custom --image_size 64 --val_fraction 0 --max_epoch 5 --wp_epoch 1 --plain_epochs 0"
 SIDES = {"slow": "--augment torchvision --precision fp32", "fast": "--compile"}
 WITHIN = 0.005  # of the mean accuracies
 

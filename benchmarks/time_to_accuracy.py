@@ -1,38 +1,56 @@
 """Training wall time to a test accuracy on Fashion-MNIST, by documented recipes of train.py, beside a plain reference.
 
   python benchmarks/time_to_accuracy.py --data_dir ../shared/data
-  python benchmarks/time_to_accuracy.py --data_dir ../shared/data --goals 0.9209 --seeds 3 --reference
+  python benchmarks/time_to_accuracy.py --data_dir ../shared/data --goals 0.9209 --seeds 5
+  python benchmarks/time_to_accuracy.py --data_dir ../shared/data --alone                 without the reference, in minutes
 
 Every run trains on all of `train` for the fixed epochs of its recipe and looks at the test split once, at the end. The
-time is that of the whole of train.py but importing and that one look: reading the data, the steps, writing checkpoints. The
-share of the processors that the host of a virtual machine took away meanwhile stands beside it; with --tries a run that lost
-more than a twentieth to it is made again, and the least disturbed one counts, whatever its time and accuracy.
+time is that of all but importing and that one look: reading the data, compiling, the steps, writing checkpoints.
 
-The reference is the same network for the same epochs as torchvision's reference script trains: one picture at a time through
-torchvision's transforms in loader workers, fp32, NCHW, the default allocator; its time is its measured rate times the
-pictures of all epochs, and is marked as such. Writes results/benchmarks/time_to_accuracy.json.
+The reference trains the same network by the same recipe as torchvision's own reference script does: one picture at a time
+through torchvision's transforms in loader workers, fp32, NCHW, the default allocator. The two sides take turns, a pair for
+each seed, and the ratio of their times counts pair by pair. The share of the processors that the host of a virtual machine
+took away meanwhile stands beside each run; with --tries a run that lost more than a twentieth to it is made again, and the
+least disturbed one counts, whatever its time and accuracy. Writes results/benchmarks/time_to_accuracy.json.
 """
 
+import functools
+import itertools
 import json
 import pathlib
 import sys
 import tempfile
+import time
+from typing import NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from benchmarks.pairs import ROOT, child, output_of, save, share_of_host, spread
+from benchmarks.pairs import ROOT, alternate, child, output_of, ratios, save, share_of_host, spread
 from utils import cli
 from utils.errors import run
 from utils.report import table
 
-# goal: the flags of train.py that reach it, and the seconds that it may take on two cores
-COMMON = "-m custom --image_size 28 --resize_size 28 --wp_epoch 1 --compile"  # every pixel as it is
-LARGE = "--batch_size 256 --base_lr 0.008 --weight_decay 0.4"
-RECIPES = {
-    "0.9209": (f"{COMMON} {LARGE} --max_epoch 8 --augment none", 90),
-    "0.93": (f"{COMMON} {LARGE} --max_epoch 25 --augment flip_shift --plain_epochs 5", 240),
-}
 
+class Recipe(NamedTuple):
+    """What the goals differ in."""
+
+    epochs: int
+    moved: int  # the first epochs, whose pictures are mirrored and shifted by up to a pixel
+    limit_s: int  # that training may take on two cores
+
+    @property
+    def flags(self):
+        """Those of train.py."""
+        augment = f"--augment flip_shift --plain_epochs {self.epochs - self.moved}" if self.moved else "--augment none"
+        return f"{COMMON} --max_epoch {self.epochs} {augment}"
+
+
+SIDE, BATCH, RATE, DECAY, WARM_UP = 28, 256, 0.008, 0.4, 1  # px, every one as it is; images; …; epochs
+COMMON = (f"-m custom --image_size {SIDE} --resize_size {SIDE} --wp_epoch {WARM_UP} --compile --val_fraction 0 "
+          f"--batch_size {BATCH} --base_lr {RATE} --weight_decay {DECAY}")  # fmt: skip
+RECIPES = {"0.9209": Recipe(epochs=8, moved=0, limit_s=90), "0.93": Recipe(epochs=25, moved=20, limit_s=240)}
+
+SIDES = ("ours", "reference")
 DISTURBED = 0.05  # share of the processors taken away by the host
 
 
@@ -40,16 +58,17 @@ def parser():
     p = cli.Parser(__doc__)
     p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw")
     p.add_argument("--goals", nargs="+", default=list(RECIPES), choices=list(RECIPES), help="test accuracies")
-    p.add_argument("--seeds", type=int, default=3, check=cli.at_least(1), help="runs of each recipe")
+    p.add_argument("--seeds", type=int, default=3, check=cli.at_least(1), help="pairs of runs for each goal")
     p.add_argument("--tries", type=int, default=1, check=cli.at_least(1), help="most runs of a seed that the host disturbs")
-    p.add_argument("--reference", action="store_true", help="time the reference too")
+    p.add_argument("--alone", action="store_true", help="do not run the reference")
+    p.add_argument("--reference", type=int, metavar="SEED", help="one run of the reference, as JSON (used by the rest)")
     return p
 
 
 def train_once(flags, data_dir, seed):
     """One run of train.py: seconds, test accuracy, where the seconds went, and the share that the machine's host took away."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "train.py"), "--val_fraction", "0", *flags.split()]
+        command = [sys.executable, str(ROOT / "train.py"), *flags.split()]
         command += ["--data_dir", data_dir, "--seed", str(seed), "--path_to_save", folder]
         with share_of_host() as host:
             output_of(command)
@@ -60,58 +79,114 @@ def train_once(flags, data_dir, seed):
     return {"seconds": trained, "Acc@1": facts["final"]["Acc@1"], "parts": seconds, **host}
 
 
-def least_disturbed(flags, data_dir, seed, tries):
-    """`train_once` until the host leaves it alone, `tries` times at most: the run that lost least, with the times of all."""
+def reference_once(goal, data_dir, seed):
+    """One run of the reference, in a process of its own."""
+    with share_of_host() as host:
+        found = child(__file__, "--goals", goal, "--data_dir", data_dir, "--reference", seed)
+    return found | host
+
+
+def reference(recipe, data_dir, seed):
+    """The recipe with torchvision's transforms in loader workers, fp32, NCHW and the default allocator."""
+    import torch
+    from torch import nn
+    from torchvision import datasets, transforms
+
+    from models import build_model
+    from utils.card import IMAGENET_MEAN, IMAGENET_STD
+    from utils.runtime import cores
+    from utils.schedule import learning_rate
+
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    to_input = [transforms.Grayscale(3), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    plain = transforms.Compose(to_input)
+    moved = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.RandomCrop(SIDE, padding=1), *to_input])
+
+    def batches(transform, train):
+        data = datasets.FashionMNIST(data_dir, train, transform)
+        pinned = device.type == "cuda"
+        return torch.utils.data.DataLoader(data, BATCH, shuffle=train, num_workers=cores(), pin_memory=pinned)
+
+    loaders = {transform: batches(transform, train=True) for transform in (moved, plain)}
+    model = build_model("custom", 10, SIDE).to(device).train()
+    decayed, others = ([p for p in model.parameters() if (p.ndim > 1) is many] for many in (True, False))
+    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimizer, criterion = torch.optim.AdamW(groups, lr=RATE), nn.CrossEntropyLoss()
+    steps = len(loaders[plain])
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(step, recipe.epochs * steps, WARM_UP * steps, RATE, 1e-6) / RATE
+    )
+    for epoch in range(recipe.epochs):
+        for images, labels in loaders[moved if epoch < recipe.moved else plain]:
+            images, labels = images.to(device), labels.to(device)
+            output = model(images)
+            loss = criterion(output, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss.item(), (output.argmax(1) == labels).float().mean().item()  # its meters read both in every step
+    seconds = time.perf_counter() - started
+    model.eval()
+    with torch.inference_mode():
+        right = sum((model(x.to(device)).argmax(1) == y.to(device)).sum().item() for x, y in batches(plain, train=False))
+    return {"seconds": seconds, "Acc@1": right / 10_000}
+
+
+def least_disturbed(once, tries):
+    """`once()` until the host leaves it alone, `tries` times at most: the run that lost least, with the times of all."""
     runs = []
     for _ in range(tries):
-        runs.append(train_once(flags, data_dir, seed))
+        runs.append(once())
         if runs[-1]["stolen"] <= DISTURBED:
             break
     tried = [{key: run[key] for key in ("seconds", "stolen")} for run in runs]
     return min(runs, key=lambda run: run["stolen"]) | {"tried": tried}
 
 
-def reference_seconds(flags, data_dir):
-    """What the same epochs cost the reference: pictures over its measured rate."""
-    words = flags.split()
-    size, epochs = int(words[words.index("--image_size") + 1]), int(words[words.index("--max_epoch") + 1])
-    case = ["--side", "reference", "--cases", "custom", "--data_dir", data_dir, "--image_size", size]
-    rate = child(ROOT / "benchmarks" / "train_throughput.py", *case)["images/s"]
-    return {"images/s": rate, "seconds": 60_000 * epochs / rate, "how": "measured rate times the pictures of all epochs"}
-
-
 def measure(goal, args):
-    flags, most = RECIPES[goal]
-    runs = [least_disturbed(flags, args.data_dir, seed, args.tries) for seed in range(args.seeds)]
-    seconds, accuracy = spread([r["seconds"] for r in runs]), spread([r["Acc@1"] for r in runs])
-    met = accuracy["median"] >= float(goal) and seconds["median"] <= most
-    result = {
-        "flags": f"--val_fraction 0 {flags}",
-        "seconds": seconds,
-        "Acc@1": accuracy,
-        "stolen": spread([r["stolen"] for r in runs]),
-        "limit_s": most,
-        "met": met,
-        "runs": runs,
-    }
-    if args.reference:
-        result["reference"] = reference_seconds(flags, args.data_dir)
+    """All pairs of one goal."""
+    recipe = RECIPES[goal]
+
+    def side(once, what):
+        seeds = itertools.count()
+        return lambda: least_disturbed(functools.partial(once, what, args.data_dir, next(seeds)), args.tries)
+
+    sides = dict(zip(SIDES, (side(train_once, recipe.flags), side(reference_once, goal)), strict=True))
+    found = alternate({name: sides[name] for name in SIDES[: 1 if args.alone else 2]}, args.seeds)
+    result = {"flags": recipe.flags, "limit_s": recipe.limit_s}
+    for name, runs in found.items():
+        result[name] = {key: spread([run[key] for run in runs]) for key in ("seconds", "Acc@1", "stolen")} | {"runs": runs}
+    seconds, accuracy = result["ours"]["seconds"], result["ours"]["Acc@1"]
+    result["met"] = accuracy["median"] >= float(goal) and seconds["median"] <= recipe.limit_s
+    if "reference" in found:
+        result["ratio"] = ratios(result["reference"]["seconds"]["all"], seconds["all"])
     return result
 
 
 def show(results):
+    def shown(values, digits):
+        return f"{values['median']:.{digits}f} ({values['min']:.{digits}f}–{values['max']:.{digits}f})"
+
     rows = []
     for goal, r in results.items():
-        reference = f"{r['reference']['seconds']:.0f} s" if "reference" in r else ""
-        times, accuracy = r["seconds"], r["Acc@1"]
-        rows.append([goal, f"{accuracy['median']:.4f} ({accuracy['min']:.4f}–{accuracy['max']:.4f})",
-                     f"{times['median']:.0f} s ({times['min']:.0f}–{times['max']:.0f})", f"{r['limit_s']} s",
-                     "met" if r["met"] else "missed", f"{r['stolen']['median']:.0%}", reference])  # fmt: skip
-    return table(["goal", "test Acc@1", "training", "limit", "", "taken by the host", "reference"], rows)
+        ours, theirs = ([shown(r[side]["Acc@1"], 4), shown(r[side]["seconds"], 0)] if side in r else ["", ""] for side in SIDES)
+        faster, stolen = (
+            shown(r["ratio"], 1) if "ratio" in r else "",
+            max(r[side]["stolen"]["max"] for side in SIDES if side in r),
+        )
+        rows.append([goal, *ours, r["limit_s"], "met" if r["met"] else "missed", *theirs, faster, f"{stolen:.0%}"])
+    header = ["goal", "test Acc@1", "training, s", "limit, s", "", "reference's Acc@1", "its training, s", "ratio"]
+    return table([*header, "taken by the host, at most"], rows)
 
 
 def main():
     args = parser().parse()
+    if args.reference is not None:
+        print(json.dumps(reference(RECIPES[args.goals[0]], args.data_dir, args.reference)))
+        return 0
     results = {}
     for goal in args.goals:
         results[goal] = measure(goal, args)

@@ -58,9 +58,8 @@ def test_the_share_that_the_host_took_is_of_all_processors_and_of_the_time_of_th
 
 
 @pytest.mark.parametrize("stolen, made, counted", [([0.02, 0.0], 1, 0), ([0.3, 0.04, 0.0], 2, 1), ([0.3, 0.6, 0.2, 0.0], 3, 2)])
-def test_a_run_that_the_host_disturbs_is_made_again_and_the_least_disturbed_counts(monkeypatch, stolen, made, counted):
+def test_a_run_that_the_host_disturbs_is_made_again_and_the_least_disturbed_counts(stolen, made, counted):
     runs = iter({"seconds": 100 - number, "stolen": share, "Acc@1": number} for number, share in enumerate(stolen))
-    monkeypatch.setattr(time_to_accuracy, "train_once", lambda flags, data_dir, seed: next(runs))
-    result = time_to_accuracy.least_disturbed("", "", 0, tries=3)
+    result = time_to_accuracy.least_disturbed(lambda: next(runs), tries=3)
     assert result["Acc@1"] == counted
     assert [run["stolen"] for run in result["tried"]] == stolen[:made]
