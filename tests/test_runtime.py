@@ -138,11 +138,18 @@ def wide_convolution():
     return nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
 
 
-def test_where_nothing_is_faster_compiled_one_line_says_so(monkeypatch, capsys):
+NOTHING_GAINS = {  # the network, and a batch for it
+    "a part that is measured slower": (wide_convolution, (4, 64, 9, 9)),
+    "no part that could gain": (lambda: build_model("mobilenet_v3_small", 3, 32), (4, 3, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_GAINS)
+def test_where_nothing_is_faster_compiled_one_line_says_so(name, monkeypatch, capsys):
     monkeypatch.setattr(runtime, "faster", lambda key, ways: False)
-    cpu = torch.device("cpu")
-    model, setup = ready_to_train(wide_convolution(), cpu).train(), runtime.Runtime(cpu)
-    assert runtime.step_model(model, setup, (4, 64, 9, 9), compile_it=True) is model
+    (build, shape), cpu = NOTHING_GAINS[name], torch.device("cpu")
+    model, setup = ready_to_train(build(), cpu).train(), runtime.Runtime(cpu)
+    assert runtime.step_model(model, setup, shape, compile_it=True) is model
     assert not setup.compiled and "no part of this model is faster" in capsys.readouterr().out
 
 
