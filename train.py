@@ -125,8 +125,8 @@ def contradictions(args):
         faults.append("--freeze on random weights learns nothing; add --pretrained")
     if args.class_weights and args.balanced_sampler:
         faults.append("--class_weights and --balanced_sampler both correct the same imbalance; take one")
-    if args.norm_type == "SyncBN" and runtime.launched_processes() > 1 and not torch.cuda.is_available():
-        faults.append("--norm_type SyncBN in several processes needs CUDA; give BN or GN on the CPU")
+    if args.norm_type == "SyncBN" and runtime.launched() and (args.device == "cpu" or not torch.cuda.is_available()):
+        faults.append("--norm_type SyncBN under torchrun needs CUDA; give BN or GN on the CPU")
     if args.batch_size == 1 and args.norm_type in ("BN", "SyncBN"):
         faults.append("--batch_size 1 gives BatchNorm nothing to average over; give 2 or more, or --norm_type GN")
     return faults
@@ -137,7 +137,7 @@ def main():
     device = runtime.choose_device(args.device, args.cuda)
     runtime.join_group(device)
     try:
-        return train(args, device)
+        status = train(args, device)
     except RuntimeError as error:
         if not runtime.lost_process(error):
             raise
@@ -145,8 +145,8 @@ def main():
             f"a process of the group was lost ({str(error).splitlines()[0][:120]}); torchrun --max_restarts 3 with train.py "
             "--resume auto goes on from the last epoch by itself"
         ) from None
-    finally:
-        runtime.leave_group()
+    runtime.leave_group()  # not after a failure, when it would wait for the others, and they for this one
+    return status
 
 
 def earlier_run(resume, last, card, choices):
@@ -181,6 +181,9 @@ def train(args, device):
         say(notice)
     sizes = ", ".join(f"{len(split):,} {split.name}" for split in splits)
     say(f"{dataset.name}: {card.num_classes} classes, {sizes} images at {args.image_size} px")
+    wanted = "fp16" if args.fp16 else "bf16" if args.bf16 else args.precision
+    folder = pathlib.Path(args.path_to_save, dataset.name, args.model + ("_fp16" if wanted == "fp16" else ""))
+    runtime.on_main(folder.mkdir, parents=True, exist_ok=True)
     augment = AUGMENTATIONS[args.augment](args.image_size, card.mean, card.std, card.resize_size)
     cache, show = pathlib.Path(args.data_dir, "cache"), rank == 0 and sys.stderr.isatty()
     with runtime.first_here_first():
@@ -205,8 +208,8 @@ def train(args, device):
     threads, workers = runtime.share_cores(args.num_workers if helped else 0, device)
     if helped and workers < args.num_workers:
         say(f"--num_workers {args.num_workers} is reduced to {workers}: this machine has {runtime.cores()} cores")
-    wanted = "fp16" if args.fp16 else "bf16" if args.bf16 else args.precision
-    probe = runtime.precision_probe(f"{args.model} {args.norm_type}", model, args.batch_size, args.image_size)
+    name = f"{args.model} {args.norm_type}{' frozen' * args.freeze}"
+    probe = runtime.precision_probe(name, model, args.batch_size, args.image_size)
     precision, notice = runtime.from_main(runtime.choose_precision, wanted, device, *probe)
     if notice:
         say(notice)
@@ -241,9 +244,8 @@ def train(args, device):
     )
 
     # Go on from an earlier run
-    folder = pathlib.Path(args.path_to_save, dataset.name, args.model + ("_fp16" if wanted == "fp16" else ""))
     last, best_model = folder / "last.pth", folder / "best_model.pth"
-    choices = {"--ema": args.ema, "--optimizer": args.optimizer, "--freeze": args.freeze}
+    choices = {f"--{name}": getattr(args, name) for name in ("ema", "optimizer", "weight_decay", "momentum", "freeze")}
     saved = runtime.from_main(earlier_run, args.resume, last, card, choices) if args.resume else None
     if saved:
         state.load_state_dict(saved, device)
@@ -303,7 +305,7 @@ def train(args, device):
             left = groups[state.group :]
             indices = [batch for group in left for batch in group.batches]
             store = plain_store if state.epoch >= plain_from else stores["train"]
-            drawn = args.seed * 1_000_003 + state.step + (rank << 60)  # by the workers
+            drawn = args.seed * 1_000_003 + state.step + (rank << 53)  # by the workers
             batches = train_batches(store, labels, indices, device, workers, seed=drawn)
             bar = Progress(f"epoch {epoch}/{args.max_epoch}", len(groups), state.group)
             set_train_mode(model, head)

@@ -5,7 +5,8 @@
   python benchmarks/time_to_accuracy.py --data_dir ../shared/data --alone                 without the reference, in minutes
 
 Every run trains on all of `train` for the fixed epochs of its recipe and looks at the test split once, at the end. The
-time is that of all but importing and that one look: reading the data, compiling, the steps, writing checkpoints.
+time is that of all but importing and that one look: reading the data, the steps, writing checkpoints. Compiled loops are
+kept from run to run, as train.py keeps them: the first run on a machine takes longer, which XDG_CACHE_HOME=$(mktemp -d) shows.
 
 The reference trains the same network by the same recipe as torchvision's own reference script does: one picture at a time
 through torchvision's transforms in loader workers, fp32, NCHW, the default allocator. The two sides take turns, a pair for

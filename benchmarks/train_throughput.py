@@ -310,10 +310,11 @@ def place_of(name, args):
 def measure(name, args):
     """All pairs of one case."""
     model, dataset, image_size, wanted = CASES[name]
+    image_size = args.image_size or image_size
 
     def one(side, seconds=args.seconds):
         flags = ("--side", side, "--cases", name, "--data_dir", args.data_dir, "--folder", args.folder, "--seconds", seconds)
-        flags += ("--batch_size", args.batch_size)
+        flags += ("--batch_size", args.batch_size, "--image_size", image_size)
         return lambda: child(__file__, *flags)
 
     if dataset != "FashionMNIST":

@@ -21,6 +21,11 @@ from utils.sampling import epoch_order, plan_epoch
 from utils.stores import open_store
 
 
+class AfterTheFourth:
+    def look(self, step):
+        return step == 4
+
+
 def main(path, batch_size):
     device = torch.device("cpu")
     runtime.join_group(device)
@@ -39,11 +44,20 @@ def main(path, batch_size):
     augment = AUGMENTATIONS["none"](16, card.mean, card.std)
     groups = plan_epoch(epoch_order(len(data.train), 0, 0), batch_size, 1, rank, world)
     store, labels = open_store(data.train, card.resize_size), torch.from_numpy(data.train.labels)
-    batches = train_batches(store, labels, [b for group in groups for b in group.batches], device)
-    train_one_epoch(
-        state, step_model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)).double(), y), setup,
-        learning_rate=lambda step: 0.05, loss_options={},
-    )  # fmt: skip
+
+    def prepare(pixels, y, number):
+        return augment(pixels, np.random.default_rng(number)).double(), y
+
+    while state.epoch == 0:  # twice, as an interrupted epoch goes on from the state that the first process has saved
+        batches = train_batches(store, labels, [b for group in groups[state.group :] for b in group.batches], device)
+        train_one_epoch(
+            state, step_model, groups, batches, prepare, setup, learning_rate=lambda step: 0.05, loss_options={},
+            stop=AfterTheFourth(),
+        )  # fmt: skip
+        if state.epoch == 0:
+            whole = state.state_dict()
+            state = TrainState(model, state.optimizer, setup.scaler())
+            state.load_state_dict(runtime.from_main(dict, whole), device)
     model.eval()
     shard = eval_batches(data.test, card, 50, shard=(rank, world))
     evaluation = gather(evaluate(lambda images: model(images.double()), shard))

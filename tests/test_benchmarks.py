@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from benchmarks import pairs, time_to_accuracy
+from benchmarks import pairs, time_to_accuracy, train_throughput
 from benchmarks.pairs import alternate, ratios
 from benchmarks.scaling import growths
 from benchmarks.train_throughput import work
@@ -45,6 +45,20 @@ def test_the_work_of_a_training_step():
     moved = (3 * 64 + 64, 64 + 64, 64 + 5)
     assert work(model, 8) == (2 * (2 * macs[0] + 3 * sum(macs[1:])), 2 * moved[0] + 3 * sum(moved[1:]))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_every_side_is_measured_at_the_size_that_is_reported(monkeypatch):
+    seen = []
+
+    def child(script, *flags):
+        seen.append(dict(zip(flags[::2], flags[1::2], strict=True)))
+        return {"images/s": 1, "waiting": 0, "augmenting": 0, "peak_bytes": 1, "ceiling images/s": 2, "how": ""}
+
+    monkeypatch.setattr(train_throughput, "child", child)
+    for given, size in (((), 224), (("--image_size", "64"), 64)):
+        args = train_throughput.parser().parse(argv=["--pairs", "1", *given])
+        assert train_throughput.measure("custom", args)["image_size"] == size
+        assert [flags["--image_size"] for flags in seen[-2:]] == [size, size]
 
 
 def test_the_share_that_the_host_took_is_of_all_processors_and_of_the_time_of_the_block(monkeypatch):

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from utils.card import ModelCard
 from utils.datasets import dataset_of, eval_batches, needs_workers, open_dataset, stratified_split, train_batches
 from utils.errors import UserError
 from utils.preprocess import preprocess
-from utils.stores import ArrayStore, FileStore, open_store
+from utils.stores import ArrayStore, FileStore, Pixels, open_store
 
 FASHION = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot".replace("_", " ")
 
@@ -185,6 +186,20 @@ def test_batches_of_files_with_and_without_workers(photos, workers):
     batches = list(train_batches(store, torch.from_numpy(split.labels), indices, torch.device("cpu"), workers))
     assert [labels.tolist() for _, labels in batches] == [[0, 0], [2]]
     assert torch.equal(batches[0][0].data, store.gather(indices[0]).data)
+
+
+class WhoGathers:
+    needs_workers, nbytes, images = True, None, torch.zeros(0)
+
+    def gather(self, indices):
+        return Pixels(torch.tensor([os.getpid(), os.getpgrp()]))
+
+
+def test_a_worker_is_out_of_reach_of_what_is_sent_to_all_processes_of_a_run():
+    labels = torch.zeros(4, dtype=torch.int64)
+    ((pixels, _),) = train_batches(WhoGathers(), labels, [torch.tensor([0])], torch.device("cpu"), workers=1)
+    process, group = pixels.data.tolist()
+    assert process == group != os.getpgrp()
 
 
 def test_the_data_set_of_a_card(photos, tmp_path):

@@ -40,7 +40,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     assert one["labels"].tolist() == two["labels"].tolist() == open_dataset("digits").test.labels.tolist()  # 359: odd
     scores = [headline(each["logits"], each["labels"]) for each in (one, two)]
     assert scores[0]["Acc@1"] == scores[1]["Acc@1"] and scores[0]["Acc@5"] == scores[1]["Acc@5"]
-    assert one["train"]["Acc@1"] == pytest.approx(two["train"]["Acc@1"], abs=0.002)
+    assert one["train"] == pytest.approx(two["train"], abs=1e-6)  # over an epoch that was interrupted
 
 
 def test_two_processes_build_one_cache_and_read_what_the_first_has_built(photos, tmp_path):

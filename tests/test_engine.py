@@ -121,6 +121,13 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate():
         epoch(model, 64)
 
 
+def test_weights_that_the_last_step_has_spoiled_stop_the_run_before_it_saves_them():
+    model = network()
+    model.classifier[3].bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match=r"the weights are not finite at step 1 \(learning rate"):
+        epoch(model, 300)
+
+
 def test_the_gradient_is_clipped():
     model = network()
     norms = []

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,15 @@ def _raise(error):
     raise error
 
 
-@pytest.mark.parametrize(("outcome", "status"), [(UserError("no such file"), 2), (KeyboardInterrupt(), 130)])
+CAUSED = [
+    (UserError("no such file"), 2),
+    (PermissionError(errno.EACCES, "Permission denied", "results"), 2),
+    (OSError(errno.ENOSPC, "No space left on device"), 2),
+    (KeyboardInterrupt(), 130),
+]
+
+
+@pytest.mark.parametrize(("outcome", "status"), CAUSED)
 def test_what_a_user_causes_is_one_sentence_and_a_status(outcome, status, capsys):
     with pytest.raises(SystemExit) as end:
         run(lambda: _raise(outcome))
@@ -22,9 +31,10 @@ def test_what_a_user_causes_is_one_sentence_and_a_status(outcome, status, capsys
     assert end.value.code == status and len(captured.err.splitlines()) == 1 and captured.out == ""
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run(lambda: 1 / 0)
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "x"), OSError("odd")])
+def test_a_bug_keeps_its_traceback(bug):
+    with pytest.raises(type(bug)):
+        run(lambda: _raise(bug))
 
 
 def test_sigterm_exits_143():

@@ -105,6 +105,17 @@ def test_devices(capsys):
         assert "the CPU is used" in capsys.readouterr().out
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for number in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        assert runtime.choose_device() == torch.device("cuda", number)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="2 GPUs; give torchrun no more of --nproc_per_node"):
+        runtime.choose_device()
+
+
 def test_one_line_says_everything():
     line = runtime.Runtime(torch.device("cpu"), "bf16", 2, 0, True).describe()
     for word in ("CPU", "bf16", "channels_last", "2 threads", "0 loader workers", "allocator keeps memory", "eager"):
@@ -196,14 +207,16 @@ def test_what_is_compiled_is_kept_for_the_next_run(tmp_path, monkeypatch, named)
     assert list((theirs if named else ours).rglob("*.so")) and not (ours if named else theirs).exists()
 
 
-def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(monkeypatch, capsys):
+@pytest.mark.parametrize("error", [RuntimeError("no C++ compiler\nin any place"), NotImplementedError()])
+def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(error, monkeypatch, capsys):
     def fail(*args):
-        raise RuntimeError("no C++ compiler")
+        raise error
 
     monkeypatch.setattr("models.fused_norm._NormPool.forward", staticmethod(fail))
     model, setup = build_model("custom", 10, 16).train(), runtime.Runtime(torch.device("cpu"))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert runtime.step_model(model, setup, (4, 3, 16, 16), compile_it=True) is model
-    assert not setup.compiled and "no C++ compiler), so the model runs eager" in capsys.readouterr().out
+    why = "no C++ compiler" if str(error) else "NotImplementedError"
+    assert not setup.compiled and f"not possible here ({why}), so the model runs eager" in capsys.readouterr().out
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     model(torch.randn(4, 3, 16, 16)).sum().backward()

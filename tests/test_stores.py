@@ -137,3 +137,11 @@ def test_a_gpu_takes_what_fits_in_half_of_its_free_memory_all_in_all(monkeypatch
     placed = resident(stores, torch.device("cuda"))
     assert placed == {"train": "cuda", "val": stores["val"], "test": "cuda", "files": stores["files"]}
     assert resident(stores, torch.device("cpu")) == stores
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "off", "auto"])
+def test_a_link_to_nowhere_is_named(train, tmp_path, cache):
+    train.paths[5].unlink()
+    train.paths[5].symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=str(train.paths[5].name)):
+        open_store(train, 30, cache, tmp_path / "cache", show=False).gather(torch.arange(len(train)))

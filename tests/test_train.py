@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,7 @@ def test_resume_refuses_what_does_not_fit(main_of, tmp_path):
     for flags, message in (
         (("--max_epoch", 2, "--ema"), "--ema was False"),
         (("--max_epoch", 2, "--optimizer", "sgd"), "--optimizer was adamw"),
+        (("--max_epoch", 2, "--weight_decay", 0.1), "--weight_decay was 0.05 in that run and is 0.1 now"),
     ):
         with pytest.raises(UserError, match=message):
             main_of("train", *TINY, *flags, "--resume", "auto")
@@ -247,6 +249,13 @@ def test_a_diverging_run_keeps_the_last_good_checkpoint(main_of, tmp_path):
     assert last.read_bytes() == before
 
 
+def test_a_place_that_is_a_file_is_named_before_anything_is_decoded(script, tmp_path):
+    (tmp_path / "weights").write_text("mine")
+    result = script("train.py", *TINY, "--max_epoch", 1)
+    assert result.returncode == 2 and result.stderr.startswith("error: weights/digits") and "CPU," not in result.stdout
+    assert len(result.stderr.splitlines()) == 1 and (tmp_path / "weights").read_text() == "mine"
+
+
 def test_tensorboard_logs(main_of, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -296,16 +305,26 @@ def test_as_a_process_a_mistake_has_status_2_and_no_traceback(script):
     assert result.stderr == "error: --max_epoch -1 must be 1 or more\n"
 
 
+AT_WORK = ("--augment", "torchvision", "--plain_epochs", "0", "--num_workers", "1", "--batch_size", "16")  # loader workers
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), AT_WORK])
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_the_state(signum, status, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--max_epoch", "500"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": ""})
+def test_signals_to_all_of_a_run_save_the_state(signum, status, flags, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--max_epoch", "500", *flags]
+    environment = os.environ | {"PYTHONPATH": ""}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
     for line in process.stdout:
         if line.startswith("epoch"):
             break
     time.sleep(0.5)
-    process.send_signal(signum)
+    workers = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while flags and workers.exists() and not workers.read_text():
+        time.sleep(0.01)
+    os.killpg(process.pid, signum)  # as a terminal and torchrun do
     rest = process.stdout.read()
     assert process.wait(60) == status and "--resume auto goes on" in rest
     assert "optimizer" in read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")

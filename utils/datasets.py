@@ -251,6 +251,7 @@ def train_batches(store, labels, indices, device, workers=0, seed=0):
         num_workers=workers if helped else 0,
         prefetch_factor=4 if helped and workers else None,
         pin_memory=helped and device.type == "cuda",
+        worker_init_fn=_own_group,
         generator=torch.Generator().manual_seed(seed),  # its own, so that the global one stays where the run has it
     )
     for pixels, batch_labels in loader:
@@ -269,6 +270,12 @@ def eval_batches(split, card, batch_size, device="cpu", *, store=None, workers=0
     labels = torch.from_numpy(split.labels)
     for pixels, batch_labels in train_batches(store, labels, mine.split(batch_size) if len(mine) else [], device, workers):
         yield normalise(centre_crops(pixels, card.image_size, card.resize_size), card.mean, card.std), batch_labels
+
+
+def _own_group(worker):
+    """What torchrun or a terminal sends to all processes of a run is for the first, which lets its workers finish the step."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 class _Gathered(torch.utils.data.Dataset):

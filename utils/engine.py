@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.errors import UserError
-from utils.runtime import exact_matmul, world_size
+from utils.runtime import exact_matmul, rank, world_size
 
 CHECK_EVERY = 20  # optimizer steps between two looks at the loss, each of which waits for the device
 
@@ -75,12 +75,16 @@ class Totals:
         count = torch.full_like(loss_sum, len(labels), dtype=torch.double)
         self.sums += torch.stack([loss_sum.double(), best[:, 0].sum(), best.sum(), count])
 
-    def averages(self, classes):
-        """`loss`, `Acc@1` and, from five classes on, `Acc@5` over the pictures of all processes so far."""
+    def of_all(self):
+        """The sums over the pictures of all processes, each of which has to ask."""
         sums = self.sums.clone()
         if world_size() > 1:
             dist.all_reduce(sums)
-        loss, top1, top5, count = sums.tolist()
+        return sums
+
+    def averages(self, classes):
+        """`loss`, `Acc@1` and, from five classes on, `Acc@5` over the pictures of all processes so far."""
+        loss, top1, top5, count = self.of_all().tolist()
         result = {"loss": loss / count, "Acc@1": top1 / count}
         return result | ({"Acc@5": top5 / count} if classes >= 5 else {})
 
@@ -106,6 +110,7 @@ class TrainState:
         return self.ema.model if self.ema else self.model
 
     def state_dict(self):
+        """Of the whole run: all processes have to ask for it, and any can load it."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -116,7 +121,7 @@ class TrainState:
             "step": self.step,
             "best": self.best,
             "history": self.history,
-            "totals": self.totals.sums.cpu() if self.totals and self.group else None,
+            "totals": self.totals.of_all().cpu() if self.totals and self.group else None,
             "rng": random_state(),
         }
 
@@ -132,7 +137,8 @@ class TrainState:
         self.best, self.history = state["best"], state["history"]
         if state["totals"] is not None:
             self.totals = Totals(device)
-            self.totals.sums.copy_(state["totals"])
+            if rank() == 0:  # one process goes on counting for all of them
+                self.totals.sums.copy_(state["totals"])
         set_random_state(state["rng"])
 
 
@@ -269,6 +275,10 @@ def train_one_epoch(state, step_model, groups, batches, prepare, runtime, *, lea
         if len(losses) == CHECK_EVERY or state.group == len(groups):
             _check_finite(losses, state.step, rate)
             losses.clear()
+        if state.group == len(groups):  # no loss has seen the last step's weights
+            finite = torch.stack([p.detach().isfinite().all() for p in parameters]).all()
+            if not finite:
+                raise _diverged("weights are", state.step, rate)
         clock.computing += time.perf_counter() - started
         if on_step:
             on_step(state, rate)
@@ -281,15 +291,22 @@ def train_one_epoch(state, step_model, groups, batches, prepare, runtime, *, lea
 
 
 def _check_finite(losses, step, rate):
+    """The same answer in all processes, each of which has the loss of its own pictures."""
     if not losses:
         return
-    finite = torch.stack(losses).isfinite().tolist()
+    finite = torch.stack(losses).isfinite().int()
+    if world_size() > 1:
+        dist.all_reduce(finite, dist.ReduceOp.MIN)
+    finite = finite.tolist()
     if not all(finite):
-        bad = step - len(losses) + finite.index(False) + 1
-        raise UserError(
-            f"the loss is not finite at step {bad} (learning rate {rate:.3g}): lower --base_lr or give "
-            f"--clip_grad 1; the last good checkpoint is kept"
-        )
+        raise _diverged("loss is", step - len(losses) + finite.index(0) + 1, rate)
+
+
+def _diverged(what, step, rate):
+    return UserError(
+        f"the {what} not finite at step {step} (learning rate {rate:.3g}): lower --base_lr or give --clip_grad 1; "
+        f"the last good checkpoint is kept"
+    )
 
 
 def is_better(new, old):

@@ -57,6 +57,8 @@ def choose_device(device="auto", cuda=False):
         print("--cuda: no CUDA device is usable here, so the CPU is used")
     if device == "cpu" or not available:
         return torch.device("cpu")
+    if local_rank() >= torch.cuda.device_count():
+        raise UserError(f"this machine has {torch.cuda.device_count()} GPUs; give torchrun no more of --nproc_per_node")
     return torch.device("cuda", local_rank())
 
 
@@ -72,9 +74,9 @@ def local_rank():
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def launched_processes():
-    """How many processes torchrun has started in all, known before they have joined."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+def launched():
+    """Whether torchrun has started this process, known before it has joined the others."""
+    return "WORLD_SIZE" in os.environ
 
 
 def processes_here():
@@ -84,7 +86,7 @@ def processes_here():
 
 def join_group(device):
     """Join the processes that torchrun started, if it did: NCCL on CUDA, gloo on the CPU."""
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+    if launched() and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         store, number, count = next(rendezvous("env://"))
@@ -341,21 +343,24 @@ def _compiled(model, setup, batch_shape):
     keep_compiled()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of every CUDA that it does not find
     on_cuda = setup.device.type == "cuda"
-    candidate = torch.compile(model, mode="reduce-overhead") if on_cuda else model
+    # Not dynamic: the smaller last batch would have all that follow it taken for batches of any size.
+    candidate = torch.compile(model, mode="reduce-overhead", dynamic=False) if on_cuda else model
     parts = [] if on_cuda else [part for part in model.modules() if hasattr(part, "compile_training")]
     for part in parts:
         part.compile_training(batch_shape[0], faster)
     images = torch.zeros(batch_shape, device=setup.device).contiguous(memory_format=torch.channels_last)
+    devices = [setup.device] if on_cuda else []
     before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
         # On CUDA together, as SyncBatchNorm has them meet; on a CPU the others find what the first has measured and compiled.
-        with nullcontext() if on_cuda else first_here_first(), torch.random.fork_rng(), setup.autocast():
+        with nullcontext() if on_cuda else first_here_first(), torch.random.fork_rng(devices=devices), setup.autocast():
             candidate(images).sum().backward()
         setup.compiled = on_cuda or any(part.is_compiled for part in parts)
         if not setup.compiled:
             say("--compile: no part of this model is faster for it here, so it runs eager")
     except Exception as error:  # its back ends raise anything: no C++ compiler, no Triton, an operator they do not know
-        say(f"--compile: not possible here ({str(error).strip().splitlines()[0][:120]}), so the model runs eager")
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        say(f"--compile: not possible here ({why}), so the model runs eager")
         for part in parts:
             part.compile_training(0, faster)
         candidate = model

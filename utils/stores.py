@@ -283,7 +283,10 @@ def _open_packed(split, side, folder, show):
     """The memory-mapped file of a split, built if what it was built from is not what is there now."""
     parents = {path.parent for path in split.paths}  # few: resolving asks the disk
     place = f"{os.path.commonpath([parent.resolve() for parent in parents])}|{split.name}|{side}"
-    facts = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in split.paths]
+    try:
+        facts = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in split.paths]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
     prefix = f"{split.name}-{side}px-{_digest(place, 8)}-"
     path = folder / f"{prefix}{_digest(json.dumps([FORMAT, facts]), 16)}.bin"
     if not path.exists():
