@@ -46,7 +46,9 @@ class Recipe(NamedTuple):
         return f"{COMMON} --max_epoch {self.epochs} {augment}"
 
 
-SIDE, BATCH, RATE, DECAY, WARM_UP = 28, 256, 0.008, 0.4, 1  # px, every one as it is; images; …; epochs
+SIDE = 28  # px: every one as it is
+BATCH, RATE, DECAY = 256, 0.008, 0.4  # images a step, learning rate, weight decay
+WARM_UP = 1  # epochs
 COMMON = (f"-m custom --image_size {SIDE} --resize_size {SIDE} --wp_epoch {WARM_UP} --compile --val_fraction 0 "
           f"--batch_size {BATCH} --base_lr {RATE} --weight_decay {DECAY}")  # fmt: skip
 RECIPES = {"0.9209": Recipe(epochs=8, moved=0, limit_s=90), "0.93": Recipe(epochs=25, moved=20, limit_s=240)}

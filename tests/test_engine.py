@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from models import build_model, freeze_trunk, head_of
@@ -10,7 +11,7 @@ from utils.augment import AUGMENTATIONS
 from utils.card import IMAGENET_MEAN, IMAGENET_STD
 from utils.datasets import open_dataset, train_batches
 from utils.ema import ModelEMA
-from utils.engine import Clock, Evaluation, TrainState, evaluate, gather, set_train_mode, train_one_epoch
+from utils.engine import Clock, Evaluation, TrainState, _check_finite, evaluate, gather, set_train_mode, train_one_epoch
 from utils.errors import UserError
 from utils.metrics import headline
 from utils.optim import build_optimizer
@@ -119,6 +120,17 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate():
         model.classifier[3].bias[0] = float("inf")
     with pytest.raises(UserError, match=r"not finite at step 1 \(learning rate"):
         epoch(model, 64)
+
+
+def test_a_loss_that_is_not_finite_in_another_process_stops_this_one_at_the_same_step(monkeypatch):
+    def of_both(finite, op):
+        assert op == dist.ReduceOp.MIN
+        finite[1] = 0  # what the other process has found
+
+    monkeypatch.setattr("utils.engine.world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", of_both)
+    with pytest.raises(UserError, match="the loss is not finite at step 6 "):
+        _check_finite([torch.tensor(1.0)] * 3, 7, 0.1)
 
 
 def test_weights_that_the_last_step_has_spoiled_stop_the_run_before_it_saves_them():

@@ -6,8 +6,7 @@ import signal
 import sys
 
 USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4  # exit statuses beyond 0 and Python's own 1
-
-
+# Of an OSError: the place is closed to the user, full, or of another kind than its name says.
 PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
