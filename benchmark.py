@@ -20,23 +20,29 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models import list_models
-from utils import plots, runtime
-from utils.card import read_classes
-from utils.checkpoint import load_model
-from utils.cli import Parser, add_card_facts, add_data, add_device, add_model
-from utils.complexity import analyse
-from utils.datasets import dataset_of, eval_batches
-from utils.engine import evaluate
-from utils.errors import UserError, run
-from utils.exporters import EXPORTERS, export_model, verification_images
-from utils.latency import race
-from utils.metrics import headline, wilson_interval
-from utils.predictors import PREDICTORS
-from utils.preprocess import preprocess
-from utils.quantizers import QUANTIZERS, calibration_images
-from utils.report import RESULTS, si, table, write_json
-from utils.shipped import NAMES, Shipped, converted_folder
+from models.build import list_models
+from models.checkpoint import load_model
+from utils.complexity.exact import analyse
+from utils.core.card import read_classes
+from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model
+from utils.core.errors import UserError, run
+from utils.core.files import RESULTS, write_json
+from utils.core.images import preprocess
+from utils.core.machine import keep_memory
+from utils.core.text import si, table
+from utils.data.datasets import dataset_of
+from utils.data.loader import eval_batches
+from utils.data.samples import calibration_images, verification_images
+from utils.evaluation import plots
+from utils.evaluation.evaluate import evaluate
+from utils.evaluation.latency import race
+from utils.evaluation.metrics import headline, wilson_interval
+from utils.export.quantize import QUANTIZERS
+from utils.export.verify import export_model
+from utils.export.writers import EXPORTERS
+from utils.inference.predictors import PREDICTORS
+from utils.inference.shipped import NAMES, Shipped, converted_folder
+from utils.runtime.device import choose_device, describe_machine, share_cores
 
 BATCHES = (1, 8, 32, 128)
 COLD_STARTS = 3
@@ -125,7 +131,7 @@ def progress(text):
 
 def accuracy(file, split, args):
     """`Acc@1` with its interval and `Acc@5` of an opened file on a split, fractions of 1."""
-    workers = runtime.share_cores(args.num_workers if split.paths else 0, file.device)[1]
+    workers = share_cores(args.num_workers if split.paths else 0, file.device)[1]
     answers = evaluate(file.predict, eval_batches(split, file.card, args.batch_size, file.device, workers=workers))
     file.use_threads()
     scores = headline(answers.logits, answers.labels)
@@ -226,8 +232,8 @@ def find_data(card, args):
 
 def main():
     args = parser().parse()
-    runtime.keep_memory()
-    runtime.choose_device(args.device, args.cuda)
+    keep_memory()
+    choose_device(args.device, args.cuda)
     classes = read_classes(args.classes) if args.classes else None
     loading = {"model": args.model, "classes": classes, "image_size": args.image_size}
     network, card = load_model(args.weights, **loading)
@@ -253,7 +259,7 @@ def main():
         "files": rows,
         "missing": missing,
         "threads": torch.get_num_threads(),
-        "machine": runtime.describe_machine(),
+        "machine": describe_machine(),
     }
     path = RESULTS / "benchmarks" / f"{dataset.name if dataset else 'no_dataset'}_{card.architecture}.json"
     write_json(path, result)

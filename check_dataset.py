@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from utils import cli
-from utils.datasets import open_dataset
-from utils.errors import SOME_UNREADABLE, UserError, run
-from utils.preprocess import load_image
-from utils.report import table, write_json
-from utils.runtime import cores
+from utils.core import cli
+from utils.core.errors import SOME_UNREADABLE, UserError, run
+from utils.core.files import write_json
+from utils.core.images import load_image
+from utils.core.machine import cores
+from utils.core.text import table
+from utils.data.datasets import open_dataset
 
 
 def parser():

@@ -3,7 +3,8 @@
     python complexity.py -m resnet18
     python complexity.py -w weights/FashionMNIST/custom/best_model.pth
 
-Runs torch's FlopCounterMode, fvcore, ptflops, thop and torchscan beside our own exact count (conventions: utils/complexity.py)
+Runs torch's FlopCounterMode, fvcore, ptflops, thop and torchscan beside our own exact count (conventions:
+utils/complexity/exact.py)
 and writes results/complexity/<model>_complexity.txt, .json and .png. In the differences, a row is what a tool counts too
 much or too little of work that it does count; work that it gives nothing for stands under "not counted". The rows add up to
 the difference of the totals exactly. On a GPU the peak activation memory is measured too.
@@ -11,13 +12,15 @@ the difference of the totals exactly. On a GPU the peak activation memory is mea
 
 import torch
 
-from models import list_models
-from utils import cli, plots
-from utils.complexity import CAUSES, PRODUCTS, analyse, measure_peak_bytes, network_to_count, reconcile
-from utils.counters import COUNTERS
-from utils.errors import run
-from utils.report import RESULTS, table, write_json, write_text
-from utils.runtime import choose_device
+from models.build import list_models
+from utils.complexity.counters import COUNTERS
+from utils.complexity.exact import CAUSES, PRODUCTS, analyse, measure_peak_bytes, network_to_count, reconcile
+from utils.core import cli
+from utils.core.errors import run
+from utils.core.files import RESULTS, write_json, write_text
+from utils.core.text import table
+from utils.evaluation import plots
+from utils.runtime.device import choose_device
 
 
 def measure(network, name, image_size):

@@ -7,8 +7,8 @@ Writes results/complexity/<model>_complexity_fvcore.txt (the tool's own table, t
 by module) and .json. The model is copied first. 1 MAC = 2 FLOPs; fvcore says flops and means MACs.
 """
 
-from utils.counters import report_from_flags
-from utils.errors import run
+from utils.complexity.counters import report_from_flags
+from utils.core.errors import run
 
 
 def main():

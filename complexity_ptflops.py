@@ -7,8 +7,8 @@ Writes results/complexity/<model>_complexity_ptflops.txt (the tool's own table, 
 by module) and .json. The model is copied first. 1 MAC = 2 FLOPs; ptflops counts ReLU and pooling modules twice.
 """
 
-from utils.counters import report_from_flags
-from utils.errors import run
+from utils.complexity.counters import report_from_flags
+from utils.core.errors import run
 
 
 def main():

@@ -7,8 +7,8 @@ Writes results/complexity/<model>_complexity_thop.txt (the tool's own table, the
 by module) and .json. The model is copied first. 1 MAC = 2 FLOPs; thop says ops and means MACs.
 """
 
-from utils.counters import report_from_flags
-from utils.errors import run
+from utils.complexity.counters import report_from_flags
+from utils.core.errors import run
 
 
 def main():

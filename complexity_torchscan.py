@@ -8,9 +8,9 @@ by module) and .json. The model is copied first. 1 MAC = 2 FLOPs. The column "Re
 image size ("global": the whole image; "?": no layer of its own), because torchscan prints each layer's own kernel there.
 """
 
-from utils.counters import report_from_flags
-from utils.errors import run
-from utils.receptive_field import receptive_fields
+from utils.complexity.counters import report_from_flags
+from utils.core.errors import run
+from utils.receptive_field.report import receptive_fields
 
 
 def main():

@@ -10,15 +10,19 @@ import pathlib
 
 import torch
 
-from models import list_models
-from utils import cli, plots, runtime
-from utils.card import read_classes
-from utils.datasets import dataset_of, eval_batches
-from utils.engine import evaluate
-from utils.errors import UserError, run
-from utils.metrics import summarise
-from utils.report import RESULTS, write_json
-from utils.shipped import NAMES, Shipped
+from models.build import list_models
+from utils.core import cli
+from utils.core.card import read_classes
+from utils.core.errors import UserError, run
+from utils.core.files import RESULTS, write_json
+from utils.core.machine import keep_memory
+from utils.data.datasets import dataset_of
+from utils.data.loader import eval_batches
+from utils.evaluation import plots
+from utils.evaluation.evaluate import evaluate
+from utils.evaluation.metrics import summarise
+from utils.inference.shipped import NAMES, Shipped
+from utils.runtime.device import choose_device, describe_machine, share_cores
 
 ENGINES = {shown: name for name, shown in NAMES.items()}  # "ONNX Runtime": "onnx"
 
@@ -37,14 +41,14 @@ def parser():
 
 def main():
     args = parser().parse()
-    runtime.keep_memory()
-    device = runtime.choose_device(args.device, args.cuda)
+    keep_memory()
+    device = choose_device(args.device, args.cuda)
     classes = read_classes(args.classes) if args.classes else None
     shipped = Shipped(args.weights, args.device, model=args.model, classes=classes, image_size=args.image_size)
     card = shipped.card
     name = "_".join(filter(None, (card.architecture, card.scheme or ENGINES.get(shipped.engine))))
     split, dataset = choose_split(card, args)
-    workers = runtime.share_cores(args.num_workers if split.paths else 0, device)[1]
+    workers = share_cores(args.num_workers if split.paths else 0, device)[1]
     print(f"{name} on {dataset.name} {split.name}: {len(split):,} images at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answer(shipped, split, args, workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
@@ -52,7 +56,7 @@ def main():
         "dataset": dataset.name,
         "weights": str(args.weights),
         "images/s": round(len(split) / evaluation.seconds, 1),
-        "device": runtime.describe_machine() | {"used": str(shipped.device)},
+        "device": describe_machine() | {"used": str(shipped.device)},
         "precision": shipped.arithmetic,
         "batch_size": args.batch_size,
     }

@@ -12,16 +12,18 @@ other combination holds the rounded weights in fp32, as the runtimes cannot choo
 
 import pathlib
 
-from models import list_models
-from utils.card import read_classes
-from utils.checkpoint import load_model, read_checkpoint
-from utils.cli import Parser, add_card_facts, add_model, at_least
-from utils.errors import UserError, run
-from utils.exporters import EXPORTERS, OPSET, ParityError, export_model, verification_images
-from utils.predictors import PREDICTORS, must_be_checkpoint
-from utils.quantizers import QUANTIZERS
-from utils.report import table
-from utils.shipped import converted_folder
+from models.build import list_models
+from models.checkpoint import load_model, read_checkpoint
+from utils.core.card import read_classes
+from utils.core.cli import Parser, add_card_facts, add_model, at_least
+from utils.core.errors import UserError, run
+from utils.core.text import table
+from utils.data.samples import verification_images
+from utils.export.quantize import QUANTIZERS
+from utils.export.verify import ParityError, export_model
+from utils.export.writers import EXPORTERS, OPSET
+from utils.inference.predictors import PREDICTORS, must_be_checkpoint
+from utils.inference.shipped import converted_folder
 
 
 def parser():

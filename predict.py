@@ -12,11 +12,11 @@ read; they are named, and the others are answered.
 
 import sys
 
-from utils import answers
-from utils.card import read_classes
-from utils.cli import Parser, add_card_facts, add_device
-from utils.errors import run
-from utils.predictors import PREDICTORS, open_predictor
+from utils.core.card import read_classes
+from utils.core.cli import Parser, add_card_facts, add_device
+from utils.core.errors import run
+from utils.inference import answers
+from utils.inference.predictors import PREDICTORS, open_predictor
 
 
 def parser():

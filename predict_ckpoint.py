@@ -12,15 +12,16 @@ import sys
 
 import torch
 
-from models import list_models
-from utils import answers
-from utils.card import read_classes
-from utils.checkpoint import load_model
-from utils.cli import Parser, add_card_facts, add_device, add_model
-from utils.errors import run
-from utils.predictors import Predictor, must_be_checkpoint
-from utils.quantizers import QUANTIZERS
-from utils.runtime import choose_device, exact_matmul, keep_memory
+from models.build import list_models
+from models.checkpoint import load_model
+from utils.core.card import read_classes
+from utils.core.cli import Parser, add_card_facts, add_device, add_model
+from utils.core.errors import run
+from utils.core.machine import keep_memory
+from utils.export.quantize import QUANTIZERS
+from utils.inference import answers
+from utils.inference.predictors import Predictor, must_be_checkpoint
+from utils.runtime.device import choose_device, exact_matmul
 
 
 class CheckpointPredictor(Predictor):

@@ -17,21 +17,25 @@ from functools import partial
 import numpy as np
 import torch
 
-from models import list_models
-from utils import runtime
-from utils.card import read_classes
-from utils.checkpoint import load_model, save_checkpoint
-from utils.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
-from utils.datasets import dataset_of, eval_batches
-from utils.engine import evaluate
-from utils.errors import ACCURACY_LOST, UserError, run
-from utils.exporters import export_model, verification_images
-from utils.latency import race
-from utils.metrics import topk_correct, wilson_interval
-from utils.preprocess import preprocess
-from utils.quantizers import QUANTIZERS, calibration_images
-from utils.report import RESULTS, table, write_json
-from utils.shipped import Shipped, converted_folder
+from models.build import list_models
+from models.checkpoint import load_model, save_checkpoint
+from utils.core.card import read_classes
+from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
+from utils.core.errors import ACCURACY_LOST, UserError, run
+from utils.core.files import RESULTS, write_json
+from utils.core.images import preprocess
+from utils.core.machine import keep_memory
+from utils.core.text import table
+from utils.data.datasets import dataset_of
+from utils.data.loader import eval_batches
+from utils.data.samples import calibration_images, verification_images
+from utils.evaluation.evaluate import evaluate
+from utils.evaluation.latency import race
+from utils.evaluation.metrics import topk_correct, wilson_interval
+from utils.export.quantize import QUANTIZERS
+from utils.export.verify import export_model
+from utils.inference.shipped import Shipped, converted_folder
+from utils.runtime.device import choose_device, describe_machine, share_cores
 
 BATCHES = (1, 32)
 SLOWER = 1.05  # times the latency of fp32 before it is called slower: less is within the spread of a quiet machine
@@ -106,7 +110,7 @@ def measure(before, after, split, samples, args):
         if split is None:
             logits.append(file.call(batch))
         else:
-            workers = runtime.share_cores(args.num_workers if split.paths else 0, file.device)[1]
+            workers = share_cores(args.num_workers if split.paths else 0, file.device)[1]
             answers = evaluate(file.predict, eval_batches(split, before.card, args.batch_size, file.device, workers=workers))
             logits.append(answers.logits.numpy())
             correct = topk_correct(answers.logits, answers.labels, 1).item()
@@ -172,10 +176,10 @@ def describe(result, card, why):
 
 def main():
     args = parser().parse(lambda args: list(flags_agree(args)))
-    runtime.keep_memory()
+    keep_memory()
     scheme = QUANTIZERS[args.scheme]
     device = args.device if "cuda" in scheme.devices else "cpu"
-    runtime.choose_device(device, args.cuda)
+    choose_device(device, args.cuda)
     threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
     classes = read_classes(args.classes) if args.classes else None
     network, card = load_model(args.weights, args.model, classes, args.image_size)
@@ -204,7 +208,7 @@ def main():
         "equalized": args.equalize,
     }
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
-    result = facts | measured | closing | {"device": str(device), "machine": runtime.describe_machine()}
+    result = facts | measured | closing | {"device": str(device), "machine": describe_machine()}
     folder = RESULTS / "quantization" / (dataset.name if dataset else "no_dataset")
     target = write_json(folder / f"{card.architecture}_{args.scheme}.json", result)
     print(describe(result, card, why))

@@ -20,17 +20,19 @@ import pathlib
 import numpy as np
 import torch
 
-from models import build_model, list_models
-from utils import cli, plots
-from utils.card import ModelCard
-from utils.checkpoint import load_model
-from utils.datasets import dataset_of, open_dataset
-from utils.errors import UserError, run
-from utils.gradient_fields import CAP, gradient_fields
-from utils.graph_fields import analytic_fields
-from utils.preprocess import load_image, preprocess, resize_and_crop
-from utils.receptive_field import compare, effective_field, effective_size
-from utils.report import RESULTS, table, write_json
+from models.build import build_model, list_models
+from models.checkpoint import load_model
+from utils.core import cli
+from utils.core.card import ModelCard
+from utils.core.errors import UserError, run
+from utils.core.files import RESULTS, write_json
+from utils.core.images import load_image, preprocess, resize_and_crop
+from utils.core.text import table
+from utils.data.datasets import dataset_of, open_dataset
+from utils.evaluation import plots
+from utils.receptive_field.analytic import analytic_fields
+from utils.receptive_field.gradient import CAP, gradient_fields
+from utils.receptive_field.report import compare, effective_field, effective_size
 
 METHODS = {
     "analytic": lambda network, size, cap: analytic_fields(network, size),

@@ -15,33 +15,35 @@ import time
 import numpy as np
 import torch
 
-from models import build_model, freeze_trunk, head_of, list_models, ready_to_train
-from utils import cli, plots, runtime
-from utils.augment import AUGMENTATIONS, erase, mix
-from utils.card import ModelCard
-from utils.checkpoint import load_strictly, read_checkpoint, read_training_state, save_checkpoint
-from utils.datasets import eval_batches, needs_workers, open_dataset, train_batches
-from utils.ema import ModelEMA
-from utils.engine import (
-    Clock,
-    StopSignal,
-    TrainState,
-    evaluate,
-    gather,
-    is_better,
-    seed_everything,
-    set_train_mode,
-    train_one_epoch,
-)
-from utils.errors import UserError, run
-from utils.metrics import headline
-from utils.optim import OPTIMIZERS, build_optimizer
-from utils.progress import Board, Progress, scores, summary, where_time_went
-from utils.report import replacing, write_json, write_text
-from utils.runtime import Runtime, say
-from utils.sampling import balanced_weights, class_weights, epoch_order, plan_epoch
-from utils.schedule import fit_warmup, learning_rate
-from utils.stores import CACHES, TransformStore, open_store, resident
+from models.build import build_model, freeze_trunk, head_of, list_models
+from models.checkpoint import load_strictly, read_checkpoint, read_training_state, save_checkpoint
+from utils.core import cli
+from utils.core.card import ModelCard
+from utils.core.errors import UserError, run
+from utils.core.files import replacing, write_json, write_text
+from utils.core.machine import cores, keep_memory
+from utils.data.augment import AUGMENTATIONS, erase, mix
+from utils.data.cache import CACHES, open_store
+from utils.data.datasets import open_dataset
+from utils.data.loader import eval_batches, needs_workers, train_batches
+from utils.data.sampling import balanced_weights, class_weights, epoch_order, plan_epoch
+from utils.data.stores import TransformStore, resident
+from utils.evaluation import plots
+from utils.evaluation.evaluate import evaluate, gather
+from utils.evaluation.metrics import headline
+from utils.kernels.convert import ready_to_train
+from utils.runtime import distributed
+from utils.runtime.compile import step_model
+from utils.runtime.device import choose_device, prefer_fast_matmul, share_cores
+from utils.runtime.distributed import say
+from utils.runtime.precision import Runtime, choose_precision, precision_probe
+from utils.training.ema import ModelEMA
+from utils.training.loop import Clock, set_train_mode, train_one_epoch
+from utils.training.optim import OPTIMIZERS, build_optimizer
+from utils.training.progress import Board, Progress, scores, summary, where_time_went
+from utils.training.schedule import fit_warmup, learning_rate
+from utils.training.signals import StopSignal
+from utils.training.state import TrainState, is_better, seed_everything
 
 
 def parser():
@@ -125,7 +127,7 @@ def contradictions(args):
         faults.append("--freeze on random weights learns nothing; add --pretrained")
     if args.class_weights and args.balanced_sampler:
         faults.append("--class_weights and --balanced_sampler both correct the same imbalance; take one")
-    if args.norm_type == "SyncBN" and runtime.launched() and (args.device == "cpu" or not torch.cuda.is_available()):
+    if args.norm_type == "SyncBN" and distributed.launched() and (args.device == "cpu" or not torch.cuda.is_available()):
         faults.append("--norm_type SyncBN under torchrun needs CUDA; give BN or GN on the CPU")
     if args.batch_size == 1 and args.norm_type in ("BN", "SyncBN"):
         faults.append("--batch_size 1 gives BatchNorm nothing to average over; give 2 or more, or --norm_type GN")
@@ -134,18 +136,18 @@ def contradictions(args):
 
 def main():
     args = parser().parse(contradictions)
-    device = runtime.choose_device(args.device, args.cuda)
-    runtime.join_group(device)
+    device = choose_device(args.device, args.cuda)
+    distributed.join_group(device)
     try:
         status = train(args, device)
     except RuntimeError as error:
-        if not runtime.lost_process(error):
+        if not distributed.lost_process(error):
             raise
         raise UserError(
             f"a process of the group was lost ({str(error).splitlines()[0][:120]}); torchrun --max_restarts 3 with train.py "
             "--resume auto goes on from the last epoch by itself"
         ) from None
-    runtime.leave_group()  # not after a failure, when it would wait for the others, and they for this one
+    distributed.leave_group()  # not after a failure, when it would wait for the others, and they for this one
     return status
 
 
@@ -167,13 +169,13 @@ def earlier_run(resume, last, card, choices):
 
 def train(args, device):
     started, clock = time.perf_counter(), Clock()
-    rank, world = runtime.rank(), runtime.world_size()
-    keeps_memory = runtime.keep_memory()
-    runtime.prefer_fast_matmul()
+    rank, world = distributed.rank(), distributed.world_size()
+    keeps_memory = keep_memory()
+    prefer_fast_matmul()
     seed_everything(args.seed)
 
     # Data
-    with runtime.first_here_first():
+    with distributed.first_here_first():
         dataset = open_dataset(args.dataset, args.data_dir, args.val_fraction)
     card = ModelCard(args.model, dataset.classes, args.image_size, args.resize_size, norm_type=args.norm_type)
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
@@ -183,10 +185,10 @@ def train(args, device):
     say(f"{dataset.name}: {card.num_classes} classes, {sizes} images at {args.image_size} px")
     wanted = "fp16" if args.fp16 else "bf16" if args.bf16 else args.precision
     folder = pathlib.Path(args.path_to_save, dataset.name, args.model + ("_fp16" if wanted == "fp16" else ""))
-    runtime.on_main(folder.mkdir, parents=True, exist_ok=True)
+    distributed.on_main(folder.mkdir, parents=True, exist_ok=True)
     augment = AUGMENTATIONS[args.augment](args.image_size, card.mean, card.std, card.resize_size)
     cache, show = pathlib.Path(args.data_dir, "cache"), rank == 0 and sys.stderr.isatty()
-    with runtime.first_here_first():
+    with distributed.first_here_first():
         stores = {split.name: open_store(split, card.resize_size, args.cache, cache, show) for split in splits}
     stores = resident(stores, device)
     # Training ends on pictures as evaluation will see them, which a network that was trained on moved ones gains from most
@@ -205,16 +207,16 @@ def train(args, device):
 
     # How it runs: chosen once, said in one line
     helped = any(needs_workers(store, device) for store in stores.values())
-    threads, workers = runtime.share_cores(args.num_workers if helped else 0, device)
+    threads, workers = share_cores(args.num_workers if helped else 0, device)
     if helped and workers < args.num_workers:
-        say(f"--num_workers {args.num_workers} is reduced to {workers}: this machine has {runtime.cores()} cores")
+        say(f"--num_workers {args.num_workers} is reduced to {workers}: this machine has {cores()} cores")
     name = f"{args.model} {args.norm_type}{' frozen' * args.freeze}"
-    probe = runtime.precision_probe(name, model, args.batch_size, args.image_size)
-    precision, notice = runtime.from_main(runtime.choose_precision, wanted, device, *probe)
+    probe = precision_probe(name, model, args.batch_size, args.image_size)
+    precision, notice = distributed.from_main(choose_precision, wanted, device, *probe)
     if notice:
         say(notice)
     setup = Runtime(device, precision, threads, workers, keeps_memory)
-    step_model = runtime.step_model(model, setup, (args.batch_size, 3, args.image_size, args.image_size), args.compile)
+    called_model = step_model(model, setup, (args.batch_size, 3, args.image_size, args.image_size), args.compile)
     say(setup.describe())
 
     # Optimisation
@@ -246,7 +248,7 @@ def train(args, device):
     # Go on from an earlier run
     last, best_model = folder / "last.pth", folder / "best_model.pth"
     choices = {f"--{name}": getattr(args, name) for name in ("ema", "optimizer", "weight_decay", "momentum", "freeze")}
-    saved = runtime.from_main(earlier_run, args.resume, last, card, choices) if args.resume else None
+    saved = distributed.from_main(earlier_run, args.resume, last, card, choices) if args.resume else None
     if saved:
         state.load_state_dict(saved, device)
         if saved["batches"] != [batch_size, accumulation, world]:
@@ -261,7 +263,7 @@ def train(args, device):
         say(f"{folder} holds an earlier run, which this one replaces (--path_to_save keeps both, --resume auto goes on)")
     if rank:
         seed_everything((args.seed + 1_000_003 * rank + state.step) % 2**32)  # each process has its own dropout
-    runtime.on_main(write_text, folder / "classes.txt", "\n".join(card.classes) + "\n")
+    distributed.on_main(write_text, folder / "classes.txt", "\n".join(card.classes) + "\n")
     board = Board(pathlib.Path("logs", *folder.parts[-2:])) if args.tensorboard and rank == 0 else None
     flags = {key: value for key, value in vars(args).items() if key != "given"}
     card.training = {"dataset": args.dataset, "data_dir": args.data_dir, "val_fraction": args.val_fraction,
@@ -287,7 +289,7 @@ def train(args, device):
         In batches that need less memory than those of training, which keeps the activations.
         """
         begin = time.perf_counter()
-        runtime.share_buffers(state.evaluated)
+        distributed.share_buffers(state.evaluated)
         store, count = stores[split.name], min(250, 2 * batch_size)
         batches = eval_batches(split, card, count, device, store=store, workers=workers, shard=(rank, world))
         evaluation = gather(evaluate(state.evaluated.eval(), batches))
@@ -296,7 +298,7 @@ def train(args, device):
 
     def save_last():
         extra = {"card": card.to_dict(), "choices": choices, "batches": [batch_size, accumulation, world]}
-        runtime.on_main(save_checkpoint, last, state.state_dict() | extra)
+        distributed.on_main(save_checkpoint, last, state.state_dict() | extra)
 
     # The epochs
     with StopSignal(device) as stop:
@@ -311,7 +313,7 @@ def train(args, device):
             set_train_mode(model, head)
             try:
                 finished = train_one_epoch(
-                    state, step_model, groups, batches, prepare, setup,
+                    state, called_model, groups, batches, prepare, setup,
                     learning_rate=lambda step: learning_rate(step, total_steps, warmup_steps, args.base_lr, args.min_lr),
                     loss_options=loss_options, clip_grad=args.clip_grad, clock=clock, stop=stop, on_step=bar,
                 )  # fmt: skip
@@ -340,9 +342,9 @@ def train(args, device):
                 state.best = {"epoch": epoch, "val": record.get("val")}
                 card.training |= state.best
                 contents = {"model": state.evaluated.state_dict(), "card": card.to_dict()}
-                runtime.on_main(save_checkpoint, best_model, contents)
+                distributed.on_main(save_checkpoint, best_model, contents)
             save_last()
-            runtime.on_main(write_json, folder / "history.json", {"flags": flags, "epochs": state.history})
+            distributed.on_main(write_json, folder / "history.json", {"flags": flags, "epochs": state.history})
             say(summary(record, args.max_epoch, better))
             if board:
                 board.epoch(record)
@@ -355,13 +357,13 @@ def train(args, device):
         return 128 + stop.signum
 
     # The best model, tested once
-    best = runtime.from_main(read_checkpoint, best_model)
+    best = distributed.from_main(read_checkpoint, best_model)
     load_strictly(state.evaluated, best["model"], best_model, args.model)
     card, tested, final = ModelCard.from_dict(best["card"]), dataset.held_out, None
     if tested:
         final = {"split": tested.name, "samples": len(tested), **score(tested)}
         card.training["final"] = final
-        runtime.on_main(save_checkpoint, best_model, best | {"card": card.to_dict()})
+        distributed.on_main(save_checkpoint, best_model, best | {"card": card.to_dict()})
     if rank == 0:
         total = time.perf_counter() - started
         times = {name: round(value, 3) for name, value in vars(clock).items()} | {"total": round(total, 3)}

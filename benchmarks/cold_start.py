@@ -15,11 +15,12 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pairs import output_of  # noqa: E402
-from utils.cli import Parser, at_least  # noqa: E402
-from utils.errors import UserError, run  # noqa: E402
-from utils.report import RESULTS, table, write_json  # noqa: E402
-from utils.runtime import describe_machine  # noqa: E402
+from benchmarks.pairs import output_of
+from utils.core.cli import Parser, at_least
+from utils.core.errors import UserError, run
+from utils.core.files import RESULTS, write_json
+from utils.core.text import table
+from utils.runtime.device import describe_machine
 
 BAR = 0.15  # largest ratio
 WITH_TORCH = """
@@ -50,7 +51,7 @@ def parser():
 
 def commands(model, image):
     """The two command lines."""
-    from utils.predictors import open_predictor
+    from utils.inference.predictors import open_predictor
 
     card = open_predictor(model, "onnx", device="cpu").card
     sizes = [str(card.image_size), str(card.resize_size)]

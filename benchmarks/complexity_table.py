@@ -9,9 +9,9 @@ The results come from `python complexity.py -m NAME`; every model that has one i
 import json
 import pathlib
 
-from utils import cli
-from utils.errors import UserError, run
-from utils.report import RESULTS, write_text
+from utils.core import cli
+from utils.core.errors import UserError, run
+from utils.core.files import RESULTS, write_text
 
 BEGIN, END = "<!-- complexity table: python -m benchmarks.complexity_table -->", "<!-- end of the complexity table -->"
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from benchmarks.pairs import save
 from benchmarks.time_to_accuracy import train_once
-from utils import cli
-from utils.errors import run
-from utils.report import table
+from utils.core import cli
+from utils.core.errors import run
+from utils.core.text import table
 
 COMMON = "-m custom --image_size 64 --val_fraction 0 --max_epoch 5 --wp_epoch 1 --plain_epochs 0"
 SIDES = {"slow": "--augment torchvision --precision fp32", "fast": "--compile"}

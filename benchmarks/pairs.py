@@ -12,9 +12,9 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.errors import UserError  # noqa: E402
-from utils.report import RESULTS, write_json  # noqa: E402
-from utils.runtime import describe_machine  # noqa: E402
+from utils.core.errors import UserError
+from utils.core.files import RESULTS, write_json
+from utils.runtime.device import describe_machine
 
 
 def output_of(command):

@@ -20,14 +20,19 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import ratios, save, spread
-from models import build_model, list_models, ready_to_train
-from utils import cli, plots, runtime
-from utils.augment import AUGMENTATIONS
-from utils.card import IMAGENET_MEAN, IMAGENET_STD
-from utils.errors import run
-from utils.optim import build_optimizer
-from utils.report import RESULTS, table
-from utils.stores import Pixels
+from models.build import build_model, list_models
+from utils.core import cli
+from utils.core.card import IMAGENET_MEAN, IMAGENET_STD
+from utils.core.errors import run
+from utils.core.files import RESULTS
+from utils.core.machine import keep_memory
+from utils.core.text import table
+from utils.data.augment import AUGMENTATIONS
+from utils.data.stores import Pixels
+from utils.evaluation import plots
+from utils.kernels.convert import ready_to_train
+from utils.runtime.precision import Runtime
+from utils.training.optim import build_optimizer
 
 
 def parser():
@@ -44,7 +49,7 @@ def parser():
 def images_per_second(name, size, batch, threads, precision, least=1.0):
     """Median over three steps or more of at least `least` seconds, after two for warm-up, in which the heap grows."""
     torch.set_num_threads(threads)
-    setup = runtime.Runtime(torch.device("cpu"), precision)
+    setup = Runtime(torch.device("cpu"), precision)
     model = ready_to_train(build_model(name, 10, size), setup.device).train()
     optimizer = build_optimizer("adamw", model, 1e-3, 0.05)
     augment = AUGMENTATIONS["default"](size, IMAGENET_MEAN, IMAGENET_STD)
@@ -113,7 +118,7 @@ def show(rows, steepest):
 
 def main():
     args = parser().parse()
-    runtime.keep_memory()
+    keep_memory()
     rows, steepest = measure(args)
     print(show(rows, steepest))
     plots.scaling(rows, RESULTS / "benchmarks" / f"scaling_{args.model}.png", f"{args.model}, {args.precision}")

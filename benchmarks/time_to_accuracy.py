@@ -27,9 +27,9 @@ from typing import NamedTuple
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from benchmarks.pairs import ROOT, alternate, child, output_of, ratios, save, share_of_host, spread
-from utils import cli
-from utils.errors import run
-from utils.report import table
+from utils.core import cli
+from utils.core.errors import run
+from utils.core.text import table
 
 
 class Recipe(NamedTuple):
@@ -95,10 +95,10 @@ def reference(recipe, data_dir, seed):
     from torch import nn
     from torchvision import datasets, transforms
 
-    from models import build_model
-    from utils.card import IMAGENET_MEAN, IMAGENET_STD
-    from utils.runtime import cores
-    from utils.schedule import learning_rate
+    from models.build import build_model
+    from utils.core.card import IMAGENET_MEAN, IMAGENET_STD
+    from utils.core.machine import cores
+    from utils.training.schedule import learning_rate
 
     started = time.perf_counter()
     torch.manual_seed(seed)

@@ -22,9 +22,9 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from benchmarks.pairs import alternate, child, ratios, save, share_of_host, spread
-from utils import cli
-from utils.errors import run
-from utils.report import table
+from utils.core import cli
+from utils.core.errors import run
+from utils.core.text import table
 
 # name: model, data set ("jpegs" are generated), image size in px, least ratio that is expected
 CASES = {
@@ -56,30 +56,37 @@ def ours(model_name, dataset, args, image_size):
     import numpy as np
     import torch
 
-    from models import build_model, ready_to_train
-    from utils import runtime
-    from utils.augment import AUGMENTATIONS
-    from utils.card import ModelCard
-    from utils.datasets import needs_workers, open_dataset, train_batches
-    from utils.engine import Clock, TrainState, train_one_epoch
-    from utils.optim import build_optimizer
-    from utils.sampling import epoch_order, plan_epoch
-    from utils.stores import open_store, resident
+    from models.build import build_model
+    from utils.core.card import ModelCard
+    from utils.core.machine import keep_memory
+    from utils.data.augment import AUGMENTATIONS
+    from utils.data.cache import open_store
+    from utils.data.datasets import open_dataset
+    from utils.data.loader import needs_workers, train_batches
+    from utils.data.sampling import epoch_order, plan_epoch
+    from utils.data.stores import resident
+    from utils.kernels.convert import ready_to_train
+    from utils.runtime.compile import step_model as compiled_step
+    from utils.runtime.device import choose_device, prefer_fast_matmul, share_cores
+    from utils.runtime.precision import Runtime, choose_precision, precision_probe
+    from utils.training.loop import Clock, train_one_epoch
+    from utils.training.optim import build_optimizer
+    from utils.training.state import TrainState
 
-    keeps = runtime.keep_memory()
-    runtime.prefer_fast_matmul()
-    device = runtime.choose_device()
+    keeps = keep_memory()
+    prefer_fast_matmul()
+    device = choose_device()
     data = open_dataset(dataset, args.data_dir)
     card = ModelCard(model_name, data.classes, image_size)
     store = open_store(data.train, card.resize_size, "auto", pathlib.Path(args.folder, "cache"), show=False)
     store = resident({"train": store}, device)["train"]
-    threads, workers = runtime.share_cores(8 if needs_workers(store, device) else 0, device)
+    threads, workers = share_cores(8 if needs_workers(store, device) else 0, device)
     model = ready_to_train(build_model(model_name, card.num_classes, image_size), device).train()
-    probe = runtime.precision_probe(f"{model_name} BN", model, args.batch_size, image_size)
-    precision, _ = runtime.choose_precision("auto", device, *probe)
-    setup = runtime.Runtime(device, precision, threads, workers, keeps)
+    probe = precision_probe(f"{model_name} BN", model, args.batch_size, image_size)
+    precision, _ = choose_precision("auto", device, *probe)
+    setup = Runtime(device, precision, threads, workers, keeps)
     compiled = model_name in COMPILED or device.type == "cuda"
-    step_model = runtime.step_model(model, setup, (args.batch_size, 3, image_size, image_size), compiled)
+    step_model = compiled_step(model, setup, (args.batch_size, 3, image_size, image_size), compiled)
     augment = AUGMENTATIONS["default"](image_size, card.mean, card.std)
     state = TrainState(model, build_optimizer("adamw", model, 1e-3, 0.05), setup.scaler())
     labels, epoch, clock, done, started = torch.from_numpy(data.train.labels), 0, Clock(), 0, None
@@ -121,7 +128,7 @@ def ceiling(model, image_size, setup):
     """Images a second that the peaks of the device would allow, whichever of arithmetic and memory allows less."""
     import torch
 
-    from utils.runtime import AUTOCAST
+    from utils.runtime.precision import AUTOCAST
 
     dtype, device = AUTOCAST[setup.precision] or torch.float32, setup.device
     side, count = (8192, 1 << 29) if device.type == "cuda" else (2048, 1 << 28)
@@ -176,8 +183,8 @@ def reference(model_name, dataset, args, image_size):
     from torch import nn
     from torchvision import datasets, transforms
 
-    from models import build_model
-    from utils.runtime import cores
+    from models.build import build_model
+    from utils.core.machine import cores
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     transform = transforms.Compose(
@@ -250,9 +257,9 @@ def report(images, elapsed, waiting, how, cuda_bytes):
 
 def build(model_name, dataset, args, image_size):
     """Seconds of the first build of the cache of an image folder's training split."""
-    from utils.card import resize_size
-    from utils.datasets import open_dataset
-    from utils.stores import open_store
+    from utils.core.card import resize_size
+    from utils.data.cache import open_store
+    from utils.data.datasets import open_dataset
 
     split = open_dataset(dataset, args.data_dir).train
     with tempfile.TemporaryDirectory() as folder:
@@ -267,7 +274,7 @@ def plain_pass(model_name, dataset, args, image_size):
     from PIL import Image
     from torchvision.transforms.functional import resize
 
-    from utils.card import resize_size
+    from utils.core.card import resize_size
 
     files = sorted(path for path in pathlib.Path(dataset, "train").rglob("*") if path.is_file())
     start = time.perf_counter()

@@ -6,8 +6,6 @@ Writes docs/images/rf_growth.png, rf_chain.png and rf_training.png; the last one
 a minute on two cores). Every number comes from the functions that the scripts use.
 """
 
-# ruff: noqa: E402  the imports below need the path above them
-
 import pathlib
 import sys
 
@@ -17,12 +15,13 @@ sys.path.insert(0, str(HERE.parent))
 import torch
 from torch import nn
 
-from models import build_model
-from utils import plots
-from utils.card import ModelCard
-from utils.datasets import eval_batches, open_dataset
-from utils.plots import BLUE, GREY, ORANGE, plt
-from utils.receptive_field import effective_field, effective_size, receptive_fields
+from models.build import build_model
+from utils.core.card import ModelCard
+from utils.data.datasets import open_dataset
+from utils.data.loader import eval_batches
+from utils.evaluation import plots
+from utils.evaluation.plots import BLUE, GREY, ORANGE, plt
+from utils.receptive_field.report import effective_field, effective_size, receptive_fields
 
 CHAINS = {  # name: (kernel, stride, dilation) of each layer, a colour
     "3×3": ([(3, 1, 1)] * 8, GREY),

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from models.fused_norm import FusesNorms
-from models.heads import MODELS, head
+from models.layers import head
+from models.registry import MODELS
+from utils.kernels.batchnorm import FusesNorms
 
 
 class Block(FusesNorms, nn.Sequential):

@@ -2,7 +2,8 @@
 
 from torchvision import models as tv
 
-from models.heads import MODELS, head
+from models.layers import head
+from models.registry import MODELS
 
 
 def _efficientnet(build, num_classes, weights):

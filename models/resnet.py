@@ -3,9 +3,10 @@
 from torchvision import models as tv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from models.fused_norm import FusesNorms
-from models.gradients import KINDS
-from models.heads import MODELS, head
+from models.layers import head
+from models.registry import MODELS
+from utils.kernels.batchnorm import FusesNorms
+from utils.kernels.convert import KINDS
 
 
 class _Trunk(FusesNorms, tv.ResNet):

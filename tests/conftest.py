@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from models import build_model, ready_to_train
+from models.build import build_model
+from utils.kernels.convert import ready_to_train
 
 ROOT = pathlib.Path(__file__).parent.parent
 

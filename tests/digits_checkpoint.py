@@ -4,10 +4,11 @@ import functools
 
 import torch
 
-from models import build_model
-from utils.card import ModelCard
-from utils.checkpoint import save_checkpoint
-from utils.datasets import eval_batches, open_dataset
+from models.build import build_model
+from models.checkpoint import save_checkpoint
+from utils.core.card import ModelCard
+from utils.data.datasets import open_dataset
+from utils.data.loader import eval_batches
 
 
 @functools.cache

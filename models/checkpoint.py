@@ -1,0 +1,147 @@
+"""Checkpoints: written whole or not at all, read without running any code that a file may carry."""
+
+import pickle
+import re
+
+import torch
+
+from models.build import build_model
+from utils.core.card import ModelCard
+from utils.core.errors import UserError
+from utils.core.files import replacing
+
+
+def save_checkpoint(path, contents):
+    """Write a dict of tensors and plain values to `path`; a crash leaves the file that was there before."""
+    with replacing(path) as temporary:
+        torch.save(contents, temporary)
+
+
+def read_checkpoint(path):
+    """The dict in `path`, on the CPU; a raw state_dict comes back as `{"model": state_dict}`.
+
+    Raises UserError for a file that is missing, unreadable, holds pickled code, or holds no weights.
+    """
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; name the .pth file in it") from None
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
+            raise UserError(
+                f"{path} carries pickled code ({code[1]}), which is never run; save the weights alone: model.state_dict()"
+            ) from None
+        raise UserError(f"{path} is not a readable checkpoint") from None
+    except (EOFError, ValueError, LookupError, AttributeError):  # what the reader trips over in bytes that mean nothing
+        raise UserError(f"{path} is not a readable checkpoint") from None
+    except (RuntimeError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
+    if isinstance(contents, dict) and contents and all(isinstance(v, torch.Tensor) for v in contents.values()):
+        contents = {"model": contents}
+    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
+        raise UserError(f"{path} holds no weights: a checkpoint is {{'model': state_dict}} or a state_dict")
+    return contents
+
+
+def load_model(path, model=None, classes=None, image_size=None):
+    """Read a checkpoint and return `(model, card)`: the network in eval mode on the CPU, and what it says of itself.
+
+    What is given must agree with the file's card; a file without one needs `model`, the class count is then read off the
+    head and `classes` defaults to "0", "1", …. A training state (`last.pth`) with an EMA gives the EMA, as that is what
+    its scores were measured on. Raises UserError for a contradiction, an unknown model, and weights that do not fit.
+    """
+    contents = read_checkpoint(path)
+    average = contents.get("ema") if "choices" in contents else None
+    state = (average or contents)["model"]
+    if "card" in contents:
+        card = ModelCard.from_dict(contents["card"], path)
+        _agree(path, card, model=model, classes=classes, image_size=image_size)
+    else:
+        card = _card_from_weights(path, state, model, classes, image_size)
+    network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
+    if card.scheme:
+        from utils.export.quantize import QUANTIZERS  # not above: only quantized files need it
+
+        network = QUANTIZERS[card.scheme].restructure(network)
+    load_strictly(network, state, path, card.architecture)
+    return network.eval(), card
+
+
+def read_training_state(path, card, choices):
+    """The dict in a `last.pth`, which must be of the same model and data as `card` and made with the same `choices`.
+
+    `choices`: flags and their values now, for example `{"--ema": True}`; the state holds those of its run under "choices".
+    Raises UserError that names what differs.
+    """
+    saved = read_checkpoint(path)
+    if "optimizer" not in saved or "choices" not in saved:
+        raise UserError(f"--resume {path} holds weights but no training state; give the last.pth of the run")
+    other = ModelCard.from_dict(saved["card"], path)
+    mine, theirs = _what_a_run_keeps(card) | choices, _what_a_run_keeps(other) | saved["choices"]
+    for name, value in mine.items():
+        if value != theirs.get(name):
+            raise UserError(f"--resume {path}: {name} was {theirs.get(name)} in that run and is {value} now; give what it had")
+    return saved
+
+
+def _what_a_run_keeps(card):
+    return {
+        "--model": card.architecture,
+        "--image_size": card.image_size,
+        "--resize_size": card.resize_size,
+        "--norm_type": card.norm_type,
+        "the classes": card.classes,
+    }
+
+
+def load_strictly(network, state, path, name):
+    """Load a state_dict into `network`; a mismatch raises UserError that lists the keys and shapes that differ."""
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and getattr(state[key], "shape", None) != getattr(own[key], "shape", None)
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "shape of": shapes}
+    faults = [f"{kind} {_few(keys)}" for kind, keys in kinds.items() if keys]
+    if faults:
+        raise UserError(f"the weights in {path} are not those of {name}: {'; '.join(faults)}")
+    network.load_state_dict(state)
+
+
+def _few(keys, most=4):
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest
+
+
+def _agree(path, card, model, classes, image_size):
+    given = {"--model": (model, card.architecture), "--image_size": (image_size, card.image_size)}
+    for flag, (wanted, own) in given.items():
+        if wanted is not None and wanted != own:
+            raise UserError(f"{flag} {wanted} contradicts the card of {path}, which says {own}; leave the flag out")
+    if classes is not None and list(classes) != card.classes:
+        if len(classes) != card.num_classes:
+            raise UserError(f"--classes names {len(classes)} classes, but {path} was trained on {card.num_classes}")
+        card.classes = list(classes)  # other names for the same outputs: a translation
+
+
+def _card_from_weights(path, state, model, classes, image_size):
+    if model is None:
+        raise UserError(f"{path} has no model card; say which network it is with --model")
+    last = next((state[key] for key in ("fc.3.weight", "classifier.3.weight") if key in state), None)
+    if last is None:
+        raise UserError(f"the weights in {path} are not those of {model}: no head (fc.3.weight or classifier.3.weight)")
+    count = last.shape[0]
+    if classes is not None and len(classes) != count:
+        raise UserError(f"--classes names {len(classes)} classes, but the weights in {path} have {count}")
+    if image_size is None:
+        image_size = 224
+        if model == "custom" and "classifier.0.weight" in state:
+            image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # FashionCNN's first layer tells
+    return ModelCard(model, classes or [str(i) for i in range(count)], image_size)

@@ -1,0 +1,5 @@
+"""The table of models."""
+
+from utils.core.registry import Registry
+
+MODELS = Registry("model")

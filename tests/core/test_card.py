@@ -1,0 +1,48 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.core.card import ModelCard, read_classes, resize_size
+from utils.core.errors import UserError
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(max_size=9), min_size=1, max_size=9), st.integers(8, 1024), st.sampled_from(["BN", "GN"]))
+def test_json_there_and_back(classes, image_size, norm_type):
+    card = ModelCard("resnet18", classes, image_size, norm_type=norm_type, training={"epoch": 3})
+    assert ModelCard.from_json(card.to_json()) == card
+    assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+
+
+@pytest.mark.parametrize(("size", "short_side"), [(224, 256), (32, 37), (64, 73), (448, 512)])
+def test_short_side_is_in_the_proportion_of_256_to_224(size, short_side):
+    assert resize_size(size) == ModelCard("custom", ["a"], size).resize_size == short_side
+
+
+def test_replacing_the_image_size_brings_its_short_side():
+    assert ModelCard("custom", ["a"], 224).replace(image_size=32).resize_size == 37
+
+
+def test_a_card_of_a_later_version_is_read_and_a_broken_one_is_named():
+    assert ModelCard.from_dict({"architecture": "custom", "classes": ["a"], "new": 1}).classes == ["a"]
+    for broken in ({"classes": ["a"]}, {"architecture": "custom", "classes": 3}):
+        with pytest.raises(UserError, match=r"x\.pth"):
+            ModelCard.from_dict(broken, "x.pth")
+
+
+def test_classes_are_read_one_a_line(tmp_path):
+    (tmp_path / "classes.txt").write_text("T-shirt/top\n\n Ankle boot \n")
+    assert read_classes(tmp_path / "classes.txt") == ["T-shirt/top", "Ankle boot"]
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    for name in ("empty.txt", "binary.txt", "missing.txt"):
+        with pytest.raises(UserError, match=name):
+            read_classes(tmp_path / name)
+
+
+def test_a_card_that_asks_for_another_resizing_is_refused():
+    values = ModelCard("custom", ["a"]).to_dict() | {"interpolation": "bicubic"}
+    with pytest.raises(UserError, match="asks for bicubic resizing"):
+        ModelCard.from_dict(values, "x.onnx")

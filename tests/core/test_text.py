@@ -1,0 +1,37 @@
+import os
+
+import pytest
+
+from utils.core.files import replacing, write_json, write_text
+from utils.core.text import si, table
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = write_text(tmp_path / "deep" / "a.txt", "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and os.listdir(path.parent) == ["a.txt"]
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o022)
+    try:
+        assert write_text(tmp_path / "a", "x").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("value", "text"), [(1_819_000_000, "1.819 GMAC"), (137_281_536, "137.3 MMAC"), (12, "12 MAC")])
+def test_metric_prefixes(value, text):
+    assert si(value, "MAC") == text
+
+
+def test_table_aligns():
+    assert table(["name", "n"], [["a", 10], ["bcdef", 2]]).splitlines() == ["name    n", "─────  ──", "a      10", "bcdef   2"]

@@ -1,0 +1,148 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.core.errors import UserError
+from utils.core.images import resize_and_crop, resize_shorter
+from utils.data.cache import open_store
+from utils.data.datasets import open_dataset
+from utils.data.stores import ArrayStore, FileStore, PackedStore, Pixels, TransformStore, resident
+
+EVERY = torch.arange(24)
+
+
+def pictures(pixels):
+    """Each picture of a batch alone, as (H, W, C)."""
+    return [
+        image[:, :h, :w].permute(1, 2, 0).numpy() for image, (h, w) in zip(pixels.data, pixels.heights_widths(), strict=True)
+    ]
+
+
+@pytest.fixture
+def train(photos):
+    return open_dataset(str(photos)).train
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "off", "auto"])
+def test_every_cache_gives_the_same_pictures(train, tmp_path, cache):
+    store = open_store(train, 30, cache, tmp_path / "cache", show=False)
+    got = pictures(store.gather(EVERY))
+    for i, picture in enumerate(got):
+        image = train.image(i)
+        wanted = resize_shorter(image, 30) if min(image.size) > 30 else image
+        assert np.array_equal(picture, np.asarray(wanted))
+    assert isinstance(store, FileStore) == (cache == "off")
+
+
+def test_the_file_is_used_again_until_something_changes(train, tmp_path):
+    folder = tmp_path / "cache"
+    open_store(train, 30, "disk", folder, show=False)
+    (first,) = folder.iterdir()
+    stamp = first.stat().st_mtime_ns
+    open_store(train, 30, "disk", folder, show=False)
+    assert [p.stat().st_mtime_ns for p in folder.iterdir()] == [stamp]
+
+    open_store(train, 20, "disk", folder, show=False)  # another setting lies beside it
+    assert len(list(folder.iterdir())) == 2
+    Image.new("RGB", (50, 40), "white").save(train.paths[3])
+    store = open_store(train, 30, "disk", folder, show=False)
+    assert not first.exists() and len(list(folder.iterdir())) == 2
+    assert pictures(store.gather(torch.tensor([3])))[0].min() > 250
+
+
+def test_a_broken_file_is_named_and_leaves_no_half_cache(train, tmp_path):
+    train.paths[5].write_text("no picture")
+    with pytest.raises(UserError, match=str(train.paths[5].name)):
+        open_store(train, 30, "disk", tmp_path / "cache", show=False)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_says_what_to_do(train, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match="--cache ram"):
+        open_store(train, 30, "disk", tmp_path / "cache", show=False)
+
+
+def test_pictures_of_one_size_become_one_array(photos, tmp_path):
+    for path in photos.rglob("*.jpg"):
+        Image.open(path).resize((32, 24)).save(path)
+    store = open_store(open_dataset(str(photos)).train, 30, "disk", tmp_path / "cache", show=False)
+    assert isinstance(store, ArrayStore) and store.images.shape == (24, 3, 24, 32)
+
+
+def test_smaller_pictures_continue_their_border():
+    flat = torch.arange(2 * 1 * 3 + 1 * 3 * 3, dtype=torch.uint8)
+    store = PackedStore(flat, np.array([[2, 1], [1, 3]]))
+    pixels = store.gather(torch.tensor([1, 0]))
+    assert pixels.data.shape == (2, 3, 2, 3)
+    assert pixels.data[0, 0].tolist() == [[6, 9, 12], [6, 9, 12]] and pixels.data[1, 0].tolist() == [[0, 0, 0], [3, 3, 3]]
+
+
+def test_gathering_by_index_as_on_a_gpu_is_the_same(train):
+    store = open_store(train, 30, "ram", show=False)
+    indices = np.array([3, 0, 11])
+    pixels = store.gather(torch.from_numpy(indices))
+    height, width = pixels.data.shape[-2:]
+    assert torch.equal(store._gather_by_index(indices, store.sizes[indices], height, width), pixels.data)
+
+
+def test_large_arrays_are_shrunk_and_small_ones_kept():
+    split = open_dataset("digits").train
+    assert torch.equal(open_store(split, 37).images[:, 0], torch.from_numpy(split.arrays[..., 0]))
+    small = open_store(split, 5).images
+    assert small.shape[2:] == (5, 5)
+    wanted = resize_and_crop(split.image(0), 5, 5)[..., 0]
+    assert np.array_equal(small[0, 0].numpy(), wanted)
+
+
+def test_a_transform_store_applies_the_transform(train):
+    store = TransformStore(train, lambda image: torch.full((3, 2, 2), float(image.size[0])))
+    assert store.gather(torch.tensor([2])).data[0, 0, 0, 0] == train.image(2).size[0]
+
+
+def test_pixels_move_together():
+    pixels = Pixels(torch.zeros(2, 1, 4, 5, dtype=torch.uint8))
+    assert pixels.heights_widths().tolist() == [[4, 5], [4, 5]] and pixels.to("cpu").sizes is None
+
+
+@pytest.mark.slow
+def test_two_processes_may_build_the_same_cache(train, tmp_path):
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                open_store(train, 30, "disk", tmp_path / "cache", show=False)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_gpu_takes_what_fits_in_half_of_its_free_memory_all_in_all(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 200))
+
+    class Store:
+        def __init__(self, nbytes):
+            self.nbytes = nbytes
+
+        def to(self, device):
+            return device.type
+
+    stores = {"train": Store(30), "val": Store(30), "test": Store(15), "files": Store(None)}
+    placed = resident(stores, torch.device("cuda"))
+    assert placed == {"train": "cuda", "val": stores["val"], "test": "cuda", "files": stores["files"]}
+    assert resident(stores, torch.device("cpu")) == stores
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "off", "auto"])
+def test_a_link_to_nowhere_is_named(train, tmp_path, cache):
+    train.paths[5].unlink()
+    train.paths[5].symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=str(train.paths[5].name)):
+        open_store(train, 30, cache, tmp_path / "cache", show=False).gather(torch.arange(len(train)))

@@ -1,0 +1,167 @@
+"""Every model in every engine against its network, on real pictures; and that a file that differs is not written."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import DIGITS, QUICK, SETTLED, mixed_images, network_of
+
+from models.build import list_models
+from models.checkpoint import load_model
+from utils.core.card import ModelCard
+from utils.core.errors import UserError
+from utils.data.samples import generated_images, verification_images
+from utils.export.preprocessing_graph import prepend_preprocessing
+from utils.export.quantize import QUANTIZERS
+from utils.export.verify import BATCHES, ParityError, differences, export_model, reference_logits
+from utils.export.writers import EXPORTERS
+from utils.inference.predictors import PREDICTORS, open_predictor, softmax
+
+MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
+
+
+def answers_in(predictor, images, batch):
+    chunks = [images[i : i + batch] for i in range(0, len(images), batch)]
+    return np.concatenate([predictor.answer([predictor.prepare(image) for image in chunk]) for chunk in chunks])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_engine_answers_as_the_network(name, tmp_path):
+    model, card = network_of(name, 32 if name in QUICK else 64)
+    expected = reference_logits(model, card, DIGITS)
+    assert (len(set(expected.argmax(axis=1))) > 1) >= (name in SETTLED)  # else equal argmax would say nothing
+    assert np.ptp(expected, axis=0).max() > 0
+    for engine in EXPORTERS:
+        path = tmp_path / f"{name}{PREDICTORS[engine].suffix}"
+        written = export_model(model, card, engine, path, images=DIGITS, source="64 digits")
+        predictor = open_predictor(path)
+        assert predictor.engine == engine and predictor.card == written
+        for batch in (1, 2, 7):
+            logits = answers_in(predictor, DIGITS, batch)
+            assert np.array_equal(logits.argmax(axis=1), expected.argmax(axis=1)), (engine, batch)
+            assert np.abs(logits - expected).max() <= 1e-4 * np.ptp(expected), (engine, batch)
+    assert_preprocessing_in_the_graph(model, written, onnx.load(tmp_path / f"{name}.onnx"), tmp_path / "whole.onnx")
+
+
+def assert_preprocessing_in_the_graph(model, card, graph, path):
+    """The exported network behind its preprocessing, on pictures of 20 sizes and all modes, against ours."""
+    card = card.replace(with_preprocessing=True)
+    EXPORTERS["onnx"].save(prepend_preprocessing(graph, card), card, path)
+    images = mixed_images()
+    expected = reference_logits(model, card, images)
+    logits = answers_in(open_predictor(path), images, 1)
+    assert np.array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
+    assert np.abs(softmax(logits) - softmax(expected)).max() <= 0.01
+
+
+def test_export_with_preprocessing(custom, tmp_path):
+    model, card = custom
+    images = mixed_images()
+    written = export_model(model, card, "onnx", tmp_path / "w.onnx", images=images, source="mixed", with_preprocessing=True)
+    assert written.with_preprocessing and written.parity["tolerance"] is None
+    predictor = open_predictor(tmp_path / "w.onnx")
+    assert predictor.card == written
+    same_size = np.stack([np.asarray(image.resize((50, 40))) for image in images])  # (20, 40, 50, 3)
+    assert np.allclose(predictor(same_size), np.concatenate([predictor(one[None]) for one in same_size]), atol=1e-5)
+    with pytest.raises(UserError, match="uint8"):
+        predictor(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_at_224_pixels(tmp_path):
+    photos = generated_images(7)
+    model, card = network_of("custom", 224, settle_on=photos)
+    written = export_model(model, card, "torchscript", tmp_path / "large.pt", images=photos, source="7 generated")
+    assert [row["batch"] for row in written.parity["rows"]] == list(BATCHES)
+    assert all(row["max_dlogit"] < 1e-4 * written.parity["logit_range"] for row in written.parity["rows"])
+
+
+@pytest.fixture(scope="module")
+def custom():
+    return network_of("custom")
+
+
+def test_onnx_is_one_file_as_stated(custom, tmp_path):
+    model, card = custom
+    export_model(model, card, "onnx", tmp_path / "m.onnx", images=DIGITS, source="64 digits")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    graph = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    assert {entry.domain: entry.version for entry in graph.opset_import}[""] == 18
+    (takes,), (gives,) = graph.graph.input, graph.graph.output
+    assert (takes.name, gives.name) == ("input", "logits")
+    dims = [d.dim_param or d.dim_value for d in takes.type.tensor_type.shape.dim]
+    assert dims == ["batch", 3, 32, 32]
+
+
+def test_fp16_onnx_has_half_the_bytes(custom, tmp_path):
+    model, card = custom
+    half = tmp_path / "half.onnx"
+    written = export_model(model, card, "onnx", half, images=DIGITS, source="64 digits", fp16=True)
+    assert half.stat().st_size < 0.55 * 4 * sum(p.numel() for p in model.parameters())
+    assert written.scheme == "fp16" and open_predictor(half).card == written
+    expected = reference_logits(model, card, DIGITS)
+    logits = answers_in(open_predictor(half), DIGITS, 7)
+    assert 0 < np.abs(logits - expected).max() < 0.02 * np.ptp(expected)
+
+
+@pytest.mark.parametrize(("scheme", "engine"), [("fp16", "onnx"), ("bf16", "onnx"), ("fp16", "torchscript"), ("bf16", "pt2")])
+def test_quantized_checkpoints_export(custom, scheme, engine, tmp_path):
+    model, card = custom
+    QUANTIZERS[scheme].apply(model, card, tmp_path / "small.pth")
+    network, small = load_model(tmp_path / "small.pth")
+    path = tmp_path / f"small{PREDICTORS[engine].suffix}"
+    written = export_model(network, small, engine, path, images=DIGITS, source="64 digits")
+    assert written.scheme == scheme
+    stored_in_half = engine == "onnx" and scheme == "fp16"
+    assert (path.stat().st_size < 0.75 * 4 * sum(p.numel() for p in model.parameters())) == stored_in_half
+
+
+SPOILED = [("swapped", engine) for engine in EXPORTERS] + [("shifted", "torchscript"), ("nan", "torchscript")]
+
+
+@pytest.mark.parametrize(("fault", "engine"), SPOILED)
+def test_a_file_that_differs_keeps_neither_its_name_nor_replaces_another(custom, engine, fault, tmp_path, monkeypatch):
+    model, card = custom
+    wrong = network_of("custom")[0]
+    with torch.no_grad():
+        if fault == "swapped":
+            last = wrong.classifier[3]
+            last.weight.copy_(last.weight.flip(0))
+        else:
+            wrong.classifier[3].bias[0] += {"shifted": 1e-3, "nan": float("nan")}[fault]
+    convert = EXPORTERS[engine].convert
+    monkeypatch.setattr(EXPORTERS[engine], "convert", staticmethod(lambda _, *rest: convert(wrong, *rest)))
+    path = tmp_path / f"kept{PREDICTORS[engine].suffix}"
+    path.write_bytes(b"what was there")
+    with pytest.raises(ParityError, match="is not written") as caught:
+        export_model(model, card, engine, path, images=DIGITS, source="64 digits")
+    assert caught.value.parity["images"] == 64
+    assert path.read_bytes() == b"what was there" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("engine", [engine for engine in EXPORTERS if engine != "onnx"])
+@pytest.mark.parametrize("flag", ["fp16", "with_preprocessing"])
+def test_what_only_onnx_has_is_refused(custom, engine, flag, tmp_path):
+    with pytest.raises(UserError, match=f"--{flag} exists for --engine onnx only"):
+        export_model(*custom, engine, tmp_path / "x.pt", images=DIGITS, source="digits", **{flag: True})
+
+
+def test_flips_and_ties_are_told_apart():
+    reference = np.float32([[1, 0, 0], [1, 0.99, 0], [0, 0, 5]])
+    other = np.float32([[0, 1, 0], [0.99, 1, 0], [0, 0, 5]])
+    found = differences(reference, other, tie=0.05)
+    assert (found["flips"], found["ties"]) == (2, 1)
+    assert found["max_dlogit"] == 1 and 0 < found["mean_dprob"] < found["max_dprob"] < 1
+
+
+def test_where_the_images_come_from(photos):
+    card = ModelCard("custom", ["blue", "green", "red"], 32, training={"dataset": str(photos)})
+    images, source = verification_images(card, 5)
+    assert len(images) == 5 and source == "5 images of photos (val)"
+    images, source = verification_images(card, 64)
+    assert len(images) == 9 and source == "9 images of photos (val)"  # all there are
+    assert verification_images(ModelCard("custom", ["a", "b"]), 7)[1] == "7 images of digits (val)"
+    images, source = verification_images(ModelCard("custom", ["a", "b"]), 8, sizes=True)
+    assert len({image.size for image in images}) == 3 and source.endswith("and 2 generated ones of many sizes")
+    with pytest.raises(UserError, match="classes"):
+        verification_images(card, 5, dataset="digits")

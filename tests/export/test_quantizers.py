@@ -1,0 +1,245 @@
+"""Every scheme: the file is smaller, says what it is, opens everywhere, and answers as the network did."""
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from digits_checkpoint import trained
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from models import half
+from models.build import build_model, list_models
+from models.checkpoint import load_model, save_checkpoint
+from models.half import computes_in
+from utils.core.card import INTEGER_SCHEMES, ModelCard
+from utils.core.errors import UserError
+from utils.core.images import preprocess
+from utils.data.datasets import open_dataset
+from utils.data.samples import calibration_images
+from utils.data.splits import Split
+from utils.export.quantize import QUANTIZERS, CalibrationImages, equalized
+from utils.export.writers import EXPORTERS
+from utils.inference import predictors
+from utils.inference.shipped import Shipped
+
+DIGITS = open_dataset("digits")
+CHECKPOINTS = [name for name, scheme in QUANTIZERS.items() if scheme.suffix == ".pth"]
+CPU = torch.device("cpu")
+QUICK = {"custom", "resnet18", "mobilenet_v2", "mobilenet_v3_small"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """{scheme: path} of the trained network, quantized by every scheme; "fp32" is the checkpoint."""
+    folder = tmp_path_factory.mktemp("files")
+    network, card = trained()
+    paths = {"fp32": folder / "fp32.pth"}
+    save_checkpoint(paths["fp32"], {"model": network.state_dict(), "card": card.to_dict()})
+    weights = copy.deepcopy(network.state_dict())
+    for name, scheme in QUANTIZERS.items():
+        paths[name] = folder / scheme.file_name("custom")
+        scheme.apply(network, card, paths[name], calibration_images(DIGITS.train, 64))
+        assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items()), "the network is touched"
+        assert not network._forward_hooks and card.scheme is None
+    return paths
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return np.concatenate([preprocess(DIGITS.test.image(i), trained()[1]) for i in range(200)])
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_file_is_smaller_says_what_it_is_and_answers_alike(name, files, batch):
+    before, after = Shipped(files["fp32"]), Shipped(files[name])
+    assert after.bytes < 0.56 * before.bytes
+    assert after.card == before.card.replace(scheme=name)
+    assert after.engine == QUANTIZERS[name].engine and after.arithmetic
+    expected, logits = before.call(batch), after.call(batch)
+    assert logits.dtype == np.float32 and logits.shape == expected.shape
+    assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.98
+    assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)
+    assert not np.array_equal(logits, expected)  # it is another file
+
+
+def test_file_names_differ():
+    names = [scheme.file_name("resnet18") for scheme in QUANTIZERS.values()]
+    assert names == ["resnet18_quantized.pth", "resnet18_bf16.pth", "resnet18_int8-dynamic.onnx", "resnet18_int8.onnx"]
+
+
+@pytest.mark.parametrize("scheme", CHECKPOINTS)
+@pytest.mark.parametrize("model", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in list_models()])
+def test_every_model_goes_through_a_checkpoint(scheme, model, tmp_path):
+    network = build_model(model, 7, 32)
+    card = ModelCard(model, range(7), 32)
+    save_checkpoint(tmp_path / "fp32.pth", {"model": network.state_dict(), "card": card.to_dict()})
+    QUANTIZERS[scheme].apply(network, card, tmp_path / "half.pth")
+    assert (tmp_path / "half.pth").stat().st_size < 0.56 * (tmp_path / "fp32.pth").stat().st_size
+    loaded, card = load_model(tmp_path / "half.pth")
+    assert card.scheme == scheme and list(loaded.state_dict()) == list(network.state_dict())
+    dtype = QUANTIZERS[scheme].dtype
+    for key, value in network.state_dict().items():
+        expected = value.to(dtype) if value.is_floating_point() else value
+        assert torch.equal(loaded.state_dict()[key].to(expected.dtype), expected), key
+    logits = loaded(torch.zeros(2, 3, 32, 32))
+    assert logits.dtype == torch.float32 and logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("norm_type", ["GN", "LN", "IN", "SyncBN"])
+@pytest.mark.parametrize("scheme", CHECKPOINTS)
+def test_every_norm_goes_through_a_checkpoint(scheme, norm_type, tmp_path):
+    card = ModelCard("custom", range(3), 16, norm_type=norm_type)
+    QUANTIZERS[scheme].apply(build_model("custom", 3, 16, norm_type), card, tmp_path / "half.pth")
+    assert load_model(tmp_path / "half.pth")[0](torch.zeros(1, 3, 16, 16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("scheme", CHECKPOINTS)
+def test_without_hardware_it_computes_in_fp32_and_says_so(scheme, files, batch, monkeypatch):
+    monkeypatch.setattr(half, "computes_in", lambda dtype, device: False)
+    file = Shipped(files[scheme])
+    assert file.arithmetic == f"{scheme} weights, computes in fp32: this CPU has no {scheme} arithmetic"
+    network, _ = copy.deepcopy(trained())
+    network.load_state_dict({key: value.to(QUANTIZERS[scheme].dtype) for key, value in network.state_dict().items()})
+    expected = network.to(memory_format=torch.channels_last)(torch.from_numpy(batch)).detach().numpy()
+    np.testing.assert_allclose(file.call(batch), expected, rtol=1e-5, atol=1e-5)
+    assert next(file.network.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("scheme", CHECKPOINTS)
+def test_it_changes_over_with_its_device(scheme, files, batch, monkeypatch):
+    network, _ = load_model(files[scheme])
+    dtype = QUANTIZERS[scheme].dtype
+    weights = {key: value.to(dtype) for key, value in network.state_dict().items() if value.is_floating_point()}
+    for supported in (True, False, True):  # as when it is moved between devices that can and that cannot
+        monkeypatch.setattr(half, "computes_in", lambda dtype, device, answer=supported: answer)
+        with torch.inference_mode():
+            network(torch.from_numpy(batch[:2]))
+        assert next(network.parameters()).dtype == (dtype if supported else torch.float32)
+        assert all(torch.equal(network.state_dict()[key].to(dtype), value) for key, value in weights.items())
+
+
+def test_hardware_is_asked_for_both_kinds():
+    assert isinstance(computes_in(torch.float16, CPU), bool) and isinstance(computes_in(torch.bfloat16, CPU), bool)
+
+
+def test_weights_beyond_fp16_are_refused(tmp_path):
+    network, card = copy.deepcopy(trained())
+    network.layer1[1].running_var[0] = 70000.0
+    with pytest.raises(UserError, match=r"layer1\.1\.running_var has values beyond the range of fp16; take --scheme bf16"):
+        QUANTIZERS["fp16"].apply(network, card, tmp_path / "half.pth")
+    assert not list(tmp_path.iterdir())
+    QUANTIZERS["bf16"].apply(network, card, tmp_path / "half.pth")
+    assert load_model(tmp_path / "half.pth")[0].layer1[1].running_var[0].item() == pytest.approx(70000, rel=0.01)
+
+
+@pytest.mark.parametrize("scheme", CHECKPOINTS)
+def test_equalising_a_checkpoint_is_refused(scheme, tmp_path):
+    with pytest.raises(UserError, match="--equalize evens out integer grids"):
+        QUANTIZERS[scheme].apply(*trained(), tmp_path / "half.pth", equalize=True)
+
+
+def test_int8_needs_images(tmp_path):
+    with pytest.raises(UserError, match="calibrated on real images; name a data set with --dataset"):
+        QUANTIZERS["int8"].apply(*trained(), tmp_path / "int8.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_grids(files):
+    """uint8 activations, int8 weights a channel, and the last layer in fp32."""
+    graph = onnx.load(files["int8"]).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made_by = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert values[node.input[2]].dtype == np.uint8
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 3
+    for node in convolutions:
+        weight = made_by[node.input[1]]
+        assert values[weight.input[0]].dtype == np.int8 and values[weight.input[1]].shape == values[weight.input[0]].shape[:1]
+    last = made_by["logits"]
+    assert last.op_type == "Gemm" and values[last.input[1]].dtype == np.float32
+
+
+def test_dynamic_grids(files):
+    graph = onnx.load(files["int8-dynamic"]).graph
+    assert [node.op_type for node in graph.node].count("MatMulInteger") == 1  # of the two Linear layers
+    assert not any(node.op_type == "ConvInteger" for node in graph.node)
+
+
+@torch.no_grad()
+def test_equalising_restores_unequal_channels(batch, tmp_path):
+    """The channels of two layers are unbalanced by up to 1000 in a way that the network does not feel, but the grid does."""
+    network, card = copy.deepcopy(trained())
+    expected = network(torch.from_numpy(batch)).argmax(1).numpy()
+    for first, norm, second in ((network.layer1[0], network.layer1[1], network.layer2[0]),
+                                (network.layer2[0], network.layer2[1], network.layer3[0])):  # fmt: skip
+        scale = 10 ** torch.linspace(-1.5, 1.5, len(first.weight))
+        norm.weight *= scale
+        norm.bias *= scale
+        second.weight /= scale.view(1, -1, 1, 1)
+    assert (network(torch.from_numpy(batch)).argmax(1).numpy() == expected).all()
+    images = calibration_images(DIGITS.train, 64)
+    agreement = {}
+    for equalize in (False, True):
+        QUANTIZERS["int8"].apply(network, card, tmp_path / "int8.onnx", images, equalize)
+        agreement[equalize] = (Shipped(tmp_path / "int8.onnx").call(batch).argmax(1) == expected).mean()
+    assert agreement[False] < 0.9 and agreement[True] > 0.97, agreement
+
+
+def test_equalised_network_is_a_copy():
+    network, _ = trained()
+    before = copy.deepcopy(network.state_dict())
+    assert list(equalized(network).state_dict()) != list(before)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 50), st.integers(0, 5))
+def test_calibration_images_are_balanced(sizes, count, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    pixels = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2)  # an image is its number
+    split = Split("train", labels, pixels)
+    chosen = [image.getpixel((0, 0))[0] for image in calibration_images(split, count, seed)]
+    assert chosen == [image.getpixel((0, 0))[0] for image in calibration_images(split, count, seed)]
+    assert len(chosen) == len(set(chosen)) == min(count, len(labels))
+    taken = np.bincount(labels[chosen], minlength=len(sizes))
+    most = taken.max(initial=0)
+    assert all(n == size or n >= most - 1 for n, size in zip(taken, sizes, strict=True))
+
+
+def test_calibration_follows_the_seed():
+    first, second = (calibration_images(DIGITS.train, 20, seed) for seed in (0, 1))
+    assert [image.tobytes() for image in first] != [image.tobytes() for image in second]
+
+
+def test_calibration_reader_gives_every_image_once_preprocessed():
+    _, card = trained()
+    images = calibration_images(DIGITS.train, 10)
+    reader = CalibrationImages(images, card, batch_size=4)
+    batches = list(iter(reader.get_next, None))
+    assert [len(batch["input"]) for batch in batches] == [4, 4, 2]
+    expected = np.concatenate([preprocess(image, card) for image in images])
+    np.testing.assert_array_equal(np.concatenate([batch["input"] for batch in batches]), expected)
+
+
+def test_integer_schemes_are_those_that_run_on_a_cpu_alone():
+    assert {name for name, scheme in QUANTIZERS.items() if scheme.devices == ("cpu",)} == set(INTEGER_SCHEMES)
+
+
+@pytest.mark.parametrize("name", [None, *INTEGER_SCHEMES])
+def test_integer_files_take_the_cpu_unless_cuda_is_asked_for(name, files, tmp_path, monkeypatch):
+    path, asked = files.get(name, tmp_path / "fp32.onnx"), []
+    if name is None:
+        network, card = trained()
+        EXPORTERS["onnx"].save(EXPORTERS["onnx"].convert(network, card), card, path)
+    monkeypatch.setattr(predictors, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(predictors, "_cuda_first", lambda ort: asked.append(1) or ["CPUExecutionProvider"])
+    predictors.open_predictor(path)
+    assert bool(asked) == (name is None)
+    with pytest.raises(UserError, match="could not load its CUDA provider"):
+        predictors.open_predictor(path, device="cuda")

@@ -1,0 +1,42 @@
+"""Every kind of file behind the same call, with the same answers."""
+
+import numpy as np
+import pytest
+import torch
+from digits_checkpoint import checkpoint, trained
+
+from utils.data.samples import verification_images
+from utils.export.verify import export_model
+from utils.export.writers import EXPORTERS
+from utils.inference.predictors import PREDICTORS
+from utils.inference.shipped import NAMES, Shipped, converted_folder
+
+
+def test_every_engine_has_a_name():
+    assert set(NAMES) == set(EXPORTERS)
+
+
+@pytest.mark.parametrize("engine", [None, *EXPORTERS])
+def test_predict_and_call_agree_with_the_network(engine, tmp_path):
+    network, card = trained()
+    path = tmp_path / "file.pth" if engine is None else tmp_path / f"file{PREDICTORS[engine].suffix}"
+    if engine is None:
+        checkpoint(path)
+    else:
+        images, source = verification_images(card, 8)
+        export_model(network, card, engine, path, images=images, source=source)
+    threads = torch.get_num_threads()
+    file = Shipped(path, "cpu", 1)
+    images = torch.rand(3, 3, 16, 16)
+    with torch.inference_mode():
+        expected = network(images).numpy()
+        np.testing.assert_allclose(file.predict(images).numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(file.call(images.numpy()), expected, rtol=1e-4, atol=1e-4)
+    assert file.bytes == path.stat().st_size and file.card.classes == card.classes and file.device == torch.device("cpu")
+    assert file.engine == ("PyTorch" if engine is None else NAMES[engine]) and file.arithmetic == "computes in fp32"
+    assert file.threads == torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+
+
+def test_converted_files_lie_beside_the_checkpoint():
+    assert str(converted_folder("weights/a/best_model.pth")) == "weights/a/converted_models"

@@ -1,0 +1,108 @@
+import os
+
+import pytest
+import torch
+
+from models.build import build_model
+from models.checkpoint import load_model, load_strictly, read_checkpoint, save_checkpoint
+from utils.core.card import ModelCard
+from utils.core.errors import UserError
+from utils.training.ema import ModelEMA
+
+NAMES = ("custom", "resnet18", "mobilenet_v3_small")
+
+
+class Code:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("classes", [10, 7])
+@pytest.mark.parametrize("name", NAMES)
+def test_bare_checkpoints_and_raw_state_dicts_load_strictly(name, classes, tmp_path):
+    state = build_model(name, classes, 32).state_dict()
+    for file, contents in (("bare.pth", {"model": state}), ("raw.pth", state)):
+        torch.save(contents, tmp_path / file)
+        model, card = load_model(tmp_path / file, name)
+        assert card.num_classes == classes and card.architecture == name and not model.training
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), state.values(), strict=True))
+    with pytest.raises(UserError, match="--model"):
+        load_model(tmp_path / "raw.pth")
+    with pytest.raises(UserError, match=f"2 classes, but the weights .* {classes}"):
+        load_model(tmp_path / "raw.pth", name, classes=["a", "b"])
+
+
+def test_the_image_size_of_fashion_cnn_is_read_off_its_weights(tmp_path):
+    torch.save(build_model("custom", 3, 48).state_dict(), tmp_path / "a.pth")
+    assert load_model(tmp_path / "a.pth", "custom")[1].image_size == 48
+
+
+def test_the_card_speaks_and_contradictions_name_both_values(tmp_path):
+    card = ModelCard("custom", ["cat", "dog"], 32)
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, {"model": build_model("custom", 2, 32).state_dict(), "card": card.to_dict()})
+    assert load_model(path)[1] == card
+    assert load_model(path, classes=["Katze", "Hund"])[1].classes == ["Katze", "Hund"]
+    for wrong, message in (
+        ({"model": "resnet18"}, "--model resnet18 contradicts .* custom"),
+        ({"image_size": 64}, "--image_size 64 contradicts .* 32"),
+        ({"classes": ["a"]}, "1 classes, but .* 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_model(path, **wrong)
+
+
+def test_a_training_state_gives_the_average(tmp_path):
+    one, two = build_model("custom", 2, 32), build_model("custom", 2, 32)
+    card = ModelCard("custom", ["a", "b"], 32).to_dict()
+    contents = {"model": one.state_dict(), "ema": ModelEMA(two).state_dict(), "choices": {}, "card": card}
+    save_checkpoint(tmp_path / "last.pth", contents)
+    assert torch.equal(load_model(tmp_path / "last.pth")[0].classifier[3].bias, two.classifier[3].bias)
+
+
+def test_a_mismatch_lists_keys_and_shapes():
+    state = build_model("custom", 4, 32).state_dict()
+    del state["layer1.0.bias"]
+    state["extra"] = torch.zeros(1)
+    with pytest.raises(UserError) as error:
+        load_strictly(build_model("custom", 5, 32), state, "x.pth", "custom")
+    message = str(error.value)
+    assert "missing layer1.0.bias" in message and "unexpected extra" in message
+    assert "classifier.3.weight (4, 256) instead of (5, 256)" in message
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_pickled_code_is_refused_and_not_run(tmp_path, old_format):
+    for name, contents in (("code", {"model": Code()}), ("module", build_model("custom", 2, 32))):
+        torch.save(contents, tmp_path / name, _use_new_zipfile_serialization=not old_format)
+        with pytest.raises(UserError, match=r"carries pickled code \(\S+\)"):
+            read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("contents", [b"", b"hello, this is text", b"PK\x03\x04 cut", bytes(range(256))])
+def test_what_is_no_checkpoint_is_one_sentence(tmp_path, contents):
+    (tmp_path / "a.pth").write_bytes(contents)
+    with pytest.raises(UserError, match=r"a\.pth is not a readable checkpoint"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_cut_file_a_folder_and_a_missing_one(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", {"model": {"w": torch.zeros(999)}})
+    data = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(data[: len(data) // 2])
+    for name, message in (("cut.pth", "not a readable"), (".", "is a folder"), ("gone.pth", "does not exist")):
+        with pytest.raises(UserError, match=message):
+            read_checkpoint(tmp_path / name)
+
+
+def test_a_dict_without_weights(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="holds no weights"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", {"model": {"w": torch.ones(1)}})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(tmp_path / "a.pth", {"model": lambda: None})
+    assert read_checkpoint(tmp_path / "a.pth")["model"]["w"] == 1 and os.listdir(tmp_path) == ["a.pth"]

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import nn
+
+from models.build import build_model, freeze_trunk, head_of, list_models
+from models.layers import NORMS
+from utils.core.errors import UserError
+
+SIZES = {"custom": 12_871_690, "resnet18": 11_310_410, "mobilenet_v3_small": 1_077_290}
+SMALL = ("custom", "resnet18", "mobilenet_v2", "mobilenet_v3_small")
+
+
+def test_the_registry_holds_every_family():
+    assert {"custom", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
+            "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_v2_s", "efficientnet_v2_m",
+            "efficientnet_v2_l"} <= set(list_models())  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "count"), SIZES.items())
+def test_parameter_counts_with_ten_classes_at_224(name, count):
+    assert sum(p.numel() for p in build_model(name, 10).parameters()) == count
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_has_a_head_for_its_classes_with_the_agreed_keys(name):
+    with torch.device("meta"):  # shapes alone: nothing is computed
+        model = build_model(name, 7, 32)
+        assert model.eval()(torch.empty(2, 3, 32, 32)).shape == (2, 7)
+    head = "fc" if hasattr(model, "fc") else "classifier"
+    keys = [key for key in model.state_dict() if key.startswith(head)]
+    assert keys == [f"{head}.{i}.{kind}" for i in (0, 3) for kind in ("weight", "bias")]
+    assert head_of(model) is getattr(model, head)
+
+
+def test_the_keys_of_fashion_cnn():
+    keys = {key.rsplit(".", 1)[0] for key in build_model("custom", 10, 32).state_dict()}
+    assert keys == {f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1)} | {"classifier.0", "classifier.3"}
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 50, 224])
+def test_fashion_cnn_follows_the_image_size(size):
+    assert build_model("custom", 10, size)(torch.zeros(2, 3, size, size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", list_models())
+def test_every_norm_type_on_every_model(name, norm):
+    with torch.device("meta"):
+        model = build_model(name, 3, 64, norm)
+    kinds = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
+    wanted = kinds.get(norm, nn.GroupNorm)
+    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm))]
+    assert norms and all(isinstance(m, wanted) for m in norms)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", SMALL)
+def test_norm_types_train_and_answer_at_batch_one(name, norm):
+    model = build_model(name, 3, 32, norm)
+    model(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert model.eval()(torch.rand(1, 3, 32, 32)).isfinite().all()
+
+
+def test_instance_norm_is_that_of_torch():
+    x = torch.randn(2, 6, 5, 5)
+    assert torch.allclose(NORMS["IN"](6)(x), nn.InstanceNorm2d(6)(x), atol=1e-5)
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(UserError, match=r"Did you mean 'resnet18'\?.*mobilenet_v2"):
+        build_model("resnet81", 10)
+
+
+def test_pretrained_refuses_other_norms_and_models_without_weights():
+    with pytest.raises(UserError, match="BatchNorm"):
+        build_model("resnet18", 10, norm_type="GN", pretrained=True)
+    with pytest.raises(UserError, match="no ImageNet weights"):
+        build_model("custom", 10, pretrained=True)
+
+
+def test_pretrained_weights_are_loaded_from_the_cache_and_their_absence_names_file_and_folder(tmp_path, monkeypatch):
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(UserError) as error:
+        build_model("resnet18", 10, pretrained=True)
+    file = ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
+    assert file in str(error.value) and str(tmp_path / "checkpoints") in str(error.value)
+
+    trunk = resnet18()
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.__class__, "get_state_dict", lambda self, *a, **k: trunk.state_dict())
+    model = build_model("resnet18", 10, pretrained=True)
+    assert torch.equal(model.layer4[1].conv2.weight, trunk.layer4[1].conv2.weight)
+
+
+def test_a_frozen_trunk_leaves_the_head_trainable():
+    model = build_model("mobilenet_v3_small", 4, 32)
+    freeze_trunk(model)
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"classifier"}
+
+
+def test_pooling_before_relu_in_training_changes_neither_values_nor_gradients():
+    torch.manual_seed(0)
+    block = build_model("custom", 10, 16).layer2.double().train()
+    images = torch.randn(4, 16, 10, 10, dtype=torch.float64)
+    results = []
+    for forward in (block, lambda x: nn.Sequential.forward(block, x)):
+        block.zero_grad()
+        answer = forward(images)
+        answer.square().sum().backward()
+        results.append([answer.detach(), *(p.grad.clone() for p in block.parameters())])
+    assert results[0][0].shape == (4, 32, 5, 5) and results[0][0].any()
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)

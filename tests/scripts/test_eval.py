@@ -1,0 +1,75 @@
+import json
+
+import pytest
+import torch
+
+from models.build import build_model
+from models.checkpoint import save_checkpoint
+from utils.core.card import ModelCard
+from utils.core.errors import UserError
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """FashionCNN for the digits with random weights, and its card."""
+    torch.manual_seed(0)
+    card = ModelCard("custom", [str(i) for i in range(10)], 16, training={"dataset": "digits"})
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, {"model": build_model("custom", 10, 16).state_dict(), "card": card.to_dict()})
+    return path
+
+
+def result(tmp_path, name="custom"):
+    return json.loads((tmp_path / "results" / "accuracy" / "digits" / f"{name}.json").read_text())
+
+
+def test_the_report_is_whole(checkpoint, main_of, tmp_path):
+    status, out = main_of("eval", "-w", checkpoint)
+    got = result(tmp_path)
+    assert status == 0 and got["samples"] == 359 and got["split"] == "test" and got["precision"] == "computes in fp32"
+    low, high = got["Acc@1 95 % interval"]
+    assert low < got["Acc@1"] < high and len(got["confusion matrix"]) == 10
+    assert set(got["per class"]["3"]) == {"precision", "recall", "F1", "support"}
+    assert "95 % interval" in out and "custom_mistakes.png" in out
+
+
+def test_a_checkpoint_without_a_card_takes_model_and_data_set(main_of, tmp_path):
+    torch.save({"model": build_model("custom", 10, 16).state_dict()}, tmp_path / "bare.pth")
+    main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom", "-d", "digits")
+    assert result(tmp_path)["samples"] == 359
+    with pytest.raises(UserError, match="--dataset"):
+        main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom")
+
+
+@pytest.mark.parametrize("flags", [("-e", "onnx"), ("-e", "torchscript"), ("-e", "onnx", "--with_preprocessing")])
+def test_exported_files_go_through_the_same_evaluation(checkpoint, main_of, tmp_path, flags):
+    main_of("eval", "-w", checkpoint)
+    fp32 = result(tmp_path)
+    main_of("export", "-w", checkpoint, *flags, "--output", tmp_path / ("x.onnx" if "onnx" in flags else "x.pt"))
+    main_of("eval", "-w", tmp_path / ("x.onnx" if "onnx" in flags else "x.pt"))
+    exported = result(tmp_path, f"custom_{flags[1]}")
+    assert abs(exported["Acc@1"] - fp32["Acc@1"]) <= 1 / 359 and exported["samples"] == 359
+
+
+def test_output_goes_where_it_is_wanted(checkpoint, main_of, tmp_path):
+    main_of("eval", "-w", checkpoint, "--output", "here/x.json")
+    assert {p.name for p in (tmp_path / "here").iterdir()} == {"x.json", "x_confusion.png", "x_mistakes.png"}
+
+
+MISTAKES = {
+    "no weights": ((), "weights"),
+    "missing file": (("-w", "gone.pth"), "gone.pth does not exist"),
+    "contradiction": (("-w", "a.pth", "-m", "resnet18"), "--model resnet18 contradicts the card"),
+    "other classes": (("-w", "a.pth", "-c", "two.txt"), "--classes names 2 classes"),
+    "text": (("-w", "two.txt"), "not a readable checkpoint"),
+    "no such split": (("-w", "a.pth", "--split", "val", "--val_fraction", "0"), "no val split; there are: train, test"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(name, checkpoint, main_of, tmp_path):
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    flags, message = MISTAKES[name]
+    with pytest.raises(UserError) as error:
+        main_of("eval", *flags)
+    assert message in str(error.value) and "\n" not in str(error.value)

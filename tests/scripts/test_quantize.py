@@ -1,0 +1,208 @@
+"""quantize.py: what it writes, prints and refuses, and that its verdict tells the truth."""
+
+import functools
+import json
+import shutil
+
+import pytest
+import torch
+from digits_checkpoint import checkpoint, learn, trained
+
+import quantize
+from models.build import build_model
+from models.checkpoint import load_model, read_checkpoint, save_checkpoint
+from models.half import HalfPrecision
+from utils.core.card import ModelCard
+from utils.core.errors import ACCURACY_LOST, UserError
+from utils.data.datasets import open_dataset
+from utils.evaluation.latency import race
+from utils.export.quantize import QUANTIZERS
+from utils.inference.shipped import Shipped
+
+BATCHES = quantize.BATCHES
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Latencies from one block of runs of few images: these tests do not judge them."""
+    monkeypatch.setattr(quantize, "BATCHES", (1, 4))
+    monkeypatch.setattr(quantize, "race", functools.partial(race, least=1, most=1, seconds=0, pause=lambda seconds: None))
+
+
+def facts(accuracy, megabytes, *latencies, images=10_000):
+    times = [{"batch": batch, "median_ms": ms} for batch, ms in zip((1, 32), latencies, strict=True)]
+    score = {} if accuracy is None else {"Acc@1": accuracy, "Acc@1 95 % interval": [accuracy - 0.006, accuracy + 0.006]}
+    return score | {"bytes": megabytes * 1e6, "latency": times}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words", "status"),
+    [
+        (facts(0.90, 40, 4, 80), facts(0.899, 10, 2, 40), "use it: 4.00 × smaller, 2.00 × the speed at batch 1", 0),
+        (facts(0.90, 40, 4, 80), facts(0.90, 10, 4.1, 80), "use it: 4.00 × smaller, 0.98 × the speed at batch 1", 0),
+        (facts(0.90, 40, 4, 80), facts(0.90, 10, 8, 100), "smaller but slower here: keep fp32 for speed; 4.00 × smaller", 0),
+        (facts(0.90, 40, 4, 80), facts(0.90, 10, 2, 100), "smaller but slower here at batch 32: keep fp32 for speed there", 0),
+        (facts(0.90, 40, 4, 80), facts(0.893, 10, 2, 40), "accuracy lost: 0.70 points, beyond the interval; 4.00 × smaller", 0),
+        (facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40), "accuracy lost: 2.00 points, beyond the interval (--max_drop 1)", 4),
+        (facts(0.90, 40, 4, 80), facts(0.50, 10, 8, 90), "accuracy lost: 40.00 points, beyond the interval", 4),
+        (facts(0.90, 40, 4, 80), facts(0.95, 10, 2, 40), "use it", 0),
+        (facts(0.90, 40, 4, 80), facts(0.90, 39.9, 4, 80), "hardly smaller: keep fp32", 0),
+        (facts(None, 40, 4, 80), facts(None, 10, 2, 40), "use it", 0),
+    ],
+)
+def test_verdict(before, after, words, status):
+    verdict = quantize.judge({"before": before, "after": after, "images": 10_000}, max_drop=1.0)
+    assert verdict[0].startswith(words) and verdict[1] == status
+    assert ("not measured" in verdict[0]) == ("Acc@1" not in before)
+
+
+def test_a_drop_within_a_wide_interval_still_counts():
+    before, after = facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40)
+    before["Acc@1 95 % interval"] = [0.80, 0.95]
+    verdict, status = quantize.judge({"before": before, "after": after, "images": 50}, max_drop=1.0)
+    assert verdict.startswith("accuracy lost: 2.00 points, within the interval of 50 images (--max_drop 1)") and status == 4
+    assert quantize.judge({"before": before, "after": after, "images": 50}, max_drop=2.5)[1] == 0
+
+
+@pytest.mark.parametrize("scheme", QUANTIZERS)
+def test_every_scheme_on_digits(scheme, main_of, tmp_path):
+    weights = checkpoint(tmp_path / "run" / "best_model.pth")
+    status, out = main_of("quantize", "-w", weights, "--scheme", scheme, *(["--calibration", 64] * (scheme == "int8")))
+    path = tmp_path / "run" / "converted_models" / QUANTIZERS[scheme].file_name("custom")
+    result = json.loads((tmp_path / "results" / "quantization" / "digits" / f"custom_{scheme}.json").read_text())
+    assert status == result["status"] == 0
+    assert result["measured on"] == "digits test" and result["images"] == 359
+    assert result["after"]["bytes"] == path.stat().st_size < 0.56 * result["before"]["bytes"]
+    assert result["before"]["Acc@1"] > 0.9 and result["after"]["Acc@1"] > result["before"]["Acc@1"] - 0.01
+    assert result["agreement"] > 0.98
+    low, high = result["after"]["Acc@1 95 % interval"]
+    assert low < result["after"]["Acc@1"] < high
+    assert [time["batch"] for time in result["after"]["latency"]] == [1, 4]
+    assert all(time["low_ms"] <= time["median_ms"] <= time["high_ms"] for time in result["after"]["latency"])
+    assert result["machine"]["threads"] == result["threads"] and result["after"]["arithmetic"] in out
+    assert (result["calibration"] == "64 images of digits train, seed 0") == (scheme == "int8")
+    for word in ("Acc@1", "95 % interval", "argmax agreement", "latency, batch 1 ", "latency, batch 4 ", str(path)):
+        assert word in out
+    assert f"verdict: {result['verdict']}" in out
+
+
+class Ruined(HalfPrecision):
+    """A scheme that forgets what the network has learnt."""
+
+    def apply(self, network, card, path, images=(), equalize=False):
+        card = card.replace(scheme=self.name)
+        state = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
+        save_checkpoint(path, {"model": state, "card": card.to_dict()})
+        return card
+
+
+def test_lost_accuracy_is_status_4_and_the_file_is_there(main_of, tmp_path, monkeypatch):
+    monkeypatch.setitem(QUANTIZERS, "bf16", Ruined(torch.bfloat16, "bf16", "bf16"))
+    weights = checkpoint(tmp_path / "best_model.pth")
+    status, out = main_of("quantize", "-w", weights, "--scheme", "bf16")
+    assert status == ACCURACY_LOST and "verdict: accuracy lost: " in out and "beyond the interval (--max_drop 1)" in out
+    assert (tmp_path / "converted_models" / "custom_bf16.pth").exists()
+    assert main_of("quantize", "-w", weights, "--scheme", "bf16", "--max_drop", 100)[0] == 0
+
+
+def test_equalize_is_noted(main_of, tmp_path):
+    weights = checkpoint(tmp_path / "best_model.pth")
+    output = tmp_path / "elsewhere" / "even.onnx"
+    flags = ("--scheme", "int8", "--equalize", "--calibration", 32, "--output", output)
+    assert main_of("quantize", "-w", weights, *flags)[0] == 0
+    assert output.exists() and not (tmp_path / "converted_models").exists()
+    assert json.loads((tmp_path / "results/quantization/digits/custom_int8.json").read_text())["equalized"] is True
+
+
+@pytest.mark.parametrize(("classes", "raw"), [(7, True), (10, False)])
+@pytest.mark.parametrize("model", ["custom", "resnet18", "mobilenet_v3_small"])
+def test_bare_checkpoint(model, classes, raw, main_of, tmp_path):
+    """A file without a card needs --model and --classes only; its accuracy is then not known, and that is said."""
+    state = build_model(model, classes, 32).state_dict()
+    torch.save(state if raw else {"model": state}, tmp_path / "bare.pth")
+    names = [f"kind {i}" for i in range(classes)]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    flags = ("-m", model, "-c", tmp_path / "classes.txt", "--image_size", 32)
+    status, out = main_of("quantize", "-w", tmp_path / "bare.pth", *flags)
+    assert status == 0 and "accuracy is not measured: the model card names no data set" in out
+    assert "4 images of digits" in out
+    card = load_model(tmp_path / "converted_models" / f"{model}_quantized.pth")[1]
+    assert card.classes == names and card.scheme == "fp16" and card.image_size == 32
+
+
+def test_batches_that_are_timed():
+    assert BATCHES == (1, 32)
+
+
+def test_half_precision_is_half_the_bytes(main_of, tmp_path):
+    weights = checkpoint(tmp_path / "best_model.pth")
+    main_of("quantize", "-w", weights)
+    state = read_checkpoint(tmp_path / "converted_models" / "custom_quantized.pth")["model"]
+    assert {value.dtype for value in state.values()} == {torch.float16, torch.int64}
+    assert Shipped(tmp_path / "converted_models" / "custom_quantized.pth").card.scheme == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--scheme", "int4"), "invalid choice: 'int4'"),
+        (("--calibration", "5"), "--calibration is for schemes that are calibrated"),
+        (("--scheme", "int8", "--device", "cuda"), "makes a file for ONNX Runtime on the CPU: leave --device cuda out"),
+        (("--scheme", "int8", "--output", "x.pth"), "--output x.pth must end in .onnx"),
+        (("--equalize",), "--equalize evens out integer grids"),
+        (("--max_drop", "-1"), "--max_drop -1.0 must be from 0 to 100"),
+        (("--dataset", "nowhere"), "unknown data set 'nowhere'"),
+    ],
+)
+def test_what_a_user_can_get_wrong(flags, words, main_of, tmp_path):
+    weights = checkpoint(tmp_path / "best_model.pth")
+    with pytest.raises(UserError, match=words):
+        main_of("quantize", "-w", weights, *flags)
+    assert not (tmp_path / "converted_models").exists()
+
+
+def test_int8_without_data_says_what_to_give(main_of, tmp_path):
+    save_checkpoint(tmp_path / "bare.pth", {"model": trained()[0].state_dict()})
+    with pytest.raises(UserError, match="the model card names no data set; say which with --dataset"):
+        main_of("quantize", "-w", tmp_path / "bare.pth", "-m", "custom", "--scheme", "int8")
+
+
+def test_quantizing_twice_is_refused(main_of, tmp_path):
+    weights = checkpoint(tmp_path / "best_model.pth")
+    main_of("quantize", "-w", weights)
+    with pytest.raises(UserError, match=r"is quantized already \(fp16\); give the fp32 checkpoint"):
+        main_of("quantize", "-w", tmp_path / "converted_models" / "custom_quantized.pth")
+
+
+def test_as_a_script_it_ends_in_one_sentence(script):
+    done = script("quantize.py", "-w", "nowhere.pth")
+    assert done.returncode == 2 and done.stderr.strip() == "error: nowhere.pth does not exist" and not done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("model", "most", "smaller"), [("custom", 0.5, 3.5), ("resnet18", 0.5, 3.5), ("mobilenet_v3_small", 1.0, 2.5)]
+)
+def test_int8_keeps_the_accuracy_on_fashion_mnist(model, most, smaller, main_of, real_data, tmp_path):
+    """On the 10,000 test images, after a short training: hardly a point lost, and much smaller."""
+    data = open_dataset("FashionMNIST", str(real_data))
+    card = ModelCard(model, data.classes, 32, training={"dataset": "FashionMNIST", "data_dir": str(real_data)})
+    network = learn(card, data.train, steps=300)
+    save_checkpoint(tmp_path / "best_model.pth", {"model": network.state_dict(), "card": card.to_dict()})
+    status, _ = main_of("quantize", "-w", tmp_path / "best_model.pth", "--scheme", "int8")
+    result = json.loads((tmp_path / "results" / "quantization" / "FashionMNIST" / f"{model}_int8.json").read_text())
+    assert status == 0 and result["images"] == 10_000
+    assert result["before"]["Acc@1"] > 0.7
+    assert 100 * (result["before"]["Acc@1"] - result["after"]["Acc@1"]) <= most
+    assert result["before"]["bytes"] >= smaller * result["after"]["bytes"]
+
+
+def test_a_data_set_of_training_images_only(main_of, tmp_path, photos):
+    """What was trained on measures no accuracy."""
+    shutil.rmtree(photos / "val")
+    card = ModelCard("custom", ["blue", "green", "red"], 16, training={"dataset": str(photos), "val_fraction": 0})
+    state = build_model("custom", 3, 16).state_dict()
+    save_checkpoint(tmp_path / "best_model.pth", {"model": state, "card": card.to_dict()})
+    status, out = main_of("quantize", "-w", tmp_path / "best_model.pth")
+    assert status == 0 and "accuracy is not measured: photos has no images apart from those of training" in out

@@ -1,0 +1,357 @@
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from models.checkpoint import load_model, read_checkpoint
+from utils.core.errors import UserError
+
+TINY = ("-m", "custom", "-d", "digits", "--image_size", "16", "--precision", "fp32", "--num_workers", "0")
+
+
+def final(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+def same_weights(one, two):
+    one, two = (read_checkpoint(path)["model"] for path in (one, two))
+    return all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_run_writes_everything_and_eval_reports_the_same(main_of, tmp_path):
+    status, out = main_of("train", *TINY, "--max_epoch", 3, "--ema", "--base_lr", 0.01)
+    folder = tmp_path / "weights" / "digits" / "custom"
+    assert status == 0 and {p.name for p in folder.iterdir()} == {
+        "best_model.pth", "last.pth", "history.json", "curves.png", "classes.txt"}  # fmt: skip
+    assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
+    facts = final(folder)
+    assert [e["epoch"] for e in facts["epochs"]] == [1, 2, 3] and facts["epochs"][-1]["lr"] == 1e-6
+    assert facts["final"]["split"] == "test" and facts["final"]["samples"] == 359
+    assert f"Acc@1 {facts['final']['Acc@1']:.4f}" in out and "warm-up shrinks" in out and "waiting for data" in out
+    _, card = load_model(folder / "best_model.pth")
+    assert card.training["final"] == facts["final"]
+
+    for batch_size in (1, 7, 359):
+        main_of("eval", "-w", folder / "best_model.pth", "--batch_size", batch_size)
+        result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
+        assert list(result)[:3] == ["loss", "Acc@1", "Acc@5"] and result["Acc@1"] == facts["final"]["Acc@1"]
+        assert result["Acc@5"] == facts["final"]["Acc@5"] > result["Acc@1"]
+    main_of("eval", "-w", folder / "best_model.pth", "--split", "val")
+    result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
+    assert result["Acc@1"] == max(e["val"]["Acc@1"] for e in facts["epochs"])
+    assert len(list((tmp_path / "results" / "accuracy" / "digits").glob("*.png"))) == 2
+
+
+def test_the_same_seed_gives_the_same_weights(main_of, tmp_path):
+    for place, seed in (("a", 0), ("b", 0), ("c", 1)):
+        main_of("train", *TINY, "--max_epoch", 1, "--seed", seed, "--path_to_save", place)
+    path = "digits/custom/best_model.pth"
+    assert same_weights(tmp_path / "a" / path, tmp_path / "b" / path)
+    assert not same_weights(tmp_path / "a" / path, tmp_path / "c" / path)
+
+
+def test_resume_goes_on_as_if_nothing_had_happened(main_of, tmp_path, monkeypatch):
+    import train
+
+    flags = (*TINY, "--max_epoch", 3, "--ema", "--accumulation", 2)
+    main_of("train", *flags, "--path_to_save", "whole")
+
+    class Soon(train.StopSignal):  # an interrupt in the second epoch
+        def look(self, step=0):
+            self.received = signal.SIGINT if step == 9 else 0
+            return super().look(step)
+
+    monkeypatch.setattr(train, "StopSignal", Soon)
+    status, out = main_of("train", *flags, "--path_to_save", "part")
+    assert status == 130 and "stopped after step 3 of epoch 2: part/digits/custom/last.pth is saved" in out
+    monkeypatch.undo()
+    status, out = main_of("train", *flags, "--path_to_save", "part", "--resume", "auto")
+    assert status == 0 and "resumed" in out
+    for name in ("best_model.pth", "last.pth"):
+        assert same_weights(*(tmp_path / place / "digits" / "custom" / name for place in ("whole", "part")))
+    whole, part = (final(tmp_path / place / "digits" / "custom") for place in ("whole", "part"))
+    assert whole["final"] == part["final"] and whole["best"] == part["best"]
+    assert [e["train"] for e in whole["epochs"]] == [e["train"] for e in part["epochs"]]
+
+
+def test_resume_refuses_what_does_not_fit(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 1)
+    folder = tmp_path / "weights" / "digits" / "custom"
+    for flags, message in (
+        (("--max_epoch", 2, "--ema"), "--ema was False"),
+        (("--max_epoch", 2, "--optimizer", "sgd"), "--optimizer was adamw"),
+        (("--max_epoch", 2, "--weight_decay", 0.1), "--weight_decay was 0.05 in that run and is 0.1 now"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main_of("train", *TINY, *flags, "--resume", "auto")
+    with pytest.raises(UserError, match="no training state"):
+        main_of("train", *TINY, "--max_epoch", 2, "--resume", folder / "best_model.pth")
+    status, _out = main_of("train", *TINY, "--max_epoch", 2, "--resume", folder / "last.pth")
+    assert status == 0 and [e["epoch"] for e in final(folder)["epochs"]] == [1, 2]
+
+
+def test_an_interrupt_in_the_last_evaluation_loses_nothing_and_a_finished_run_is_tested_again(main_of, tmp_path, monkeypatch):
+    import train
+    from utils.evaluation.evaluate import evaluate as evaluate_all
+
+    evaluations = []
+
+    def evaluate(*args):
+        evaluations.append(1)
+        if len(evaluations) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate_all(*args)
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    status, _out = main_of("train", *TINY, "--max_epoch", 2)
+    folder = tmp_path / "weights" / "digits" / "custom"
+    first = final(folder)
+    assert status == 0 and first["final"] and len(evaluations) == 3
+    monkeypatch.undo()
+    status, out = main_of("train", *TINY, "--max_epoch", 2, "--resume", "auto")
+    assert status == 0 and "after all of its 2 epochs" in out
+    again = final(folder)
+    assert again["final"] == first["final"] and again["epochs"] == first["epochs"]
+
+
+def test_a_run_that_goes_on_in_another_folder_takes_its_best_model_along(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 3, "--path_to_save", "a")
+    a, b = (tmp_path / place / "digits" / "custom" for place in "ab")
+    flags = ("--max_epoch", 4, "--path_to_save", "b")
+    saved = read_checkpoint(a / "last.pth")
+    saved["best"]["val"] |= {"Acc@1": 1.0, "loss": -1.0}  # which no later epoch can beat
+    torch.save(saved, a / "last.pth")
+    main_of("train", *TINY, *flags, "--resume", a / "last.pth")
+    assert final(b)["best"] == saved["best"] and same_weights(a / "best_model.pth", b / "best_model.pth")
+    (a / "best_model.pth").unlink()
+    main_of("train", *TINY, *flags, "--resume", a / "last.pth")
+    assert final(b)["best"]["epoch"] == 4  # of those that there are
+
+
+def test_resume_auto_without_an_earlier_run_starts_one(main_of):
+    status, out = main_of("train", *TINY, "--max_epoch", 1, "-r")
+    assert status == 0 and "starts from the beginning" in out
+
+
+OPTIONS = {
+    "mixup": ("--mixup", 0.2, "--cutmix", 1.0, "--random_erasing", 0.5),
+    "trivial": ("--augment", "trivial", "--label_smoothing", 0.1),
+    "torchvision": ("--augment", "torchvision", "--clip_grad", 1),
+    "none": ("--augment", "none", "--optimizer", "sgd", "--base_lr", 0.05, "--balanced_sampler"),
+    "all of train": ("--val_fraction", 0, "--optimizer", "adam", "--weight_decay", 0, "--class_weights"),
+    "bf16": ("--bf16", "--eval_epoch", 2),
+    "norm": ("--norm_type", "GN", "--start_epoch", 1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_options_train(name, main_of, tmp_path):
+    flags = tuple(f for f in TINY if f not in ("--precision", "fp32")) if name == "bf16" else TINY
+    status, _out = main_of("train", *flags, "--max_epoch", 2, *OPTIONS[name])
+    facts = final(tmp_path / "weights" / "digits" / "custom")
+    assert status == 0 and facts["final"]["Acc@1"] > 0.15 and facts["epochs"][-1]["lr"] == 1e-6
+    if name == "norm":
+        assert [e["epoch"] for e in facts["epochs"]] == [2]
+
+
+@pytest.mark.parametrize("flags", [("--fp16",), ("--precision", "fp16")])
+def test_fp16_on_a_cpu_is_bf16_and_says_so(flags, main_of, tmp_path):
+    _status, out = main_of("train", "-m", "custom", "-d", "digits", "--image_size", 16, "--max_epoch", 1, *flags)
+    if not torch.cuda.is_available():
+        assert "bf16 autocast is used" in out
+    assert (tmp_path / "weights" / "digits" / "custom_fp16" / "best_model.pth").exists()
+
+
+@pytest.mark.parametrize("cache", ["disk", "off"])
+def test_an_image_folder_of_three_classes_from_start_to_finish(cache, main_of, photos, tmp_path):
+    flags = ("-m", "custom", "-d", photos, "--image_size", 16, "--precision", "fp32", "--batch_size", 8, "--cache", cache)
+    _status, out = main_of("train", *flags, "--max_epoch", 6, "--base_lr", 0.003)
+    facts = final(tmp_path / "weights" / "photos" / "custom")
+    assert facts["final"]["split"] == "val" and facts["final"]["Acc@1"] >= 0.8 and "Acc@5" not in facts["final"]
+    assert "Acc@5" not in out
+    _status, out = main_of("eval", "-w", tmp_path / "weights" / "photos" / "custom" / "best_model.pth", "--batch_size", 2)
+    result = json.loads((tmp_path / "results" / "accuracy" / "photos" / "custom.json").read_text())
+    assert result["Acc@1"] == facts["final"]["Acc@1"] and "Acc@5" not in result and "Acc@5" not in out
+
+
+def test_the_resize_before_the_crop_is_trained_with_kept_and_evaluated_with(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 2, "--resize_size", 16, "--augment", "none")
+    folder = tmp_path / "weights" / "digits" / "custom"
+    assert read_checkpoint(folder / "best_model.pth")["card"]["resize_size"] == 16
+    main_of("eval", "-w", folder / "best_model.pth")
+    result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
+    assert result["loss"] == pytest.approx(final(folder)["final"]["loss"], abs=1e-12)
+    with pytest.raises(UserError, match="--resize_size was 16 in that run and is 18 now"):
+        main_of("train", *TINY, "--max_epoch", 3, "--resume", folder / "last.pth")
+
+
+def test_early_stopping(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 30, "--base_lr", 1e-9, "--min_lr", 0, "--early_stop", 2)
+    assert len(final(tmp_path / "weights" / "digits" / "custom")["epochs"]) < 30
+
+
+def test_early_stopping_counts_evaluations(main_of, tmp_path):
+    flags = ("--max_epoch", 30, "--base_lr", 1e-9, "--min_lr", 0, "--early_stop", 1, "--eval_epoch", 2)
+    main_of("train", *TINY, *flags)
+    epochs = final(tmp_path / "weights" / "digits" / "custom")["epochs"]
+    assert len(epochs) < 30 and len(epochs) % 2 == 0 and [("val" in e) for e in epochs] == [False, True] * (len(epochs) // 2)
+
+
+def test_a_frozen_trunk_keeps_weights_and_statistics(main_of, tmp_path, monkeypatch):
+    import train
+    from models.build import build_model
+
+    start = {}
+
+    def pretrained(name, classes, image_size, norm_type, pretrained):
+        torch.manual_seed(5)
+        model = build_model(name, classes, image_size, norm_type)
+        start.update({key: value.clone() for key, value in model.state_dict().items()})
+        return model
+
+    monkeypatch.setattr(train, "build_model", pretrained)
+    main_of("train", "-m", "mobilenet_v3_small", *TINY[2:], "--max_epoch", 1, "--pretrained", "--freeze")
+    state = read_checkpoint(tmp_path / "weights" / "digits" / "mobilenet_v3_small" / "best_model.pth")["model"]
+    for key in state:
+        assert torch.equal(state[key], start[key]) != key.startswith("classifier"), key
+
+
+def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(main_of, monkeypatch):
+    import train
+
+    def limited(model, *options):
+        def forward(images):
+            if len(images) > 40:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return model(images)
+
+        return forward
+
+    monkeypatch.setattr(train, "step_model", limited)
+    status, out = main_of("train", *TINY, "--max_epoch", 1, "--batch_size", 128)
+    assert status == 0 and "--batch_size 64 --accumulation 2" in out and "--batch_size 32 --accumulation 4" in out
+
+
+def test_a_diverging_run_keeps_the_last_good_checkpoint(main_of, tmp_path):
+    main_of("train", *TINY, "--max_epoch", 1)
+    last = tmp_path / "weights" / "digits" / "custom" / "last.pth"
+    before = last.read_bytes()
+    with pytest.raises(UserError, match="not finite at step"):
+        main_of("train", *TINY, "--max_epoch", 3, "--optimizer", "sgd", "--base_lr", 1e30)
+    assert last.read_bytes() == before
+
+
+def test_a_place_that_is_a_file_is_named_before_anything_is_decoded(script, tmp_path):
+    (tmp_path / "weights").write_text("mine")
+    result = script("train.py", *TINY, "--max_epoch", 1)
+    assert result.returncode == 2 and result.stderr.startswith("error: weights/digits") and "CPU," not in result.stdout
+    assert len(result.stderr.splitlines()) == 1 and (tmp_path / "weights").read_text() == "mine"
+
+
+def test_tensorboard_logs(main_of, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    main_of("train", *TINY, "--max_epoch", 2, "--tensorboard")
+    (folder,) = (tmp_path / "logs" / "digits" / "custom").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    names = {f"{kind}/{split}" for kind in ("loss", "Acc@1", "Acc@5") for split in ("train", "val")}
+    assert names | {"learning rate", "images per second"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["training images"]
+
+
+MISTAKES = {
+    "wrong model": (("-m", "resnet19"), "--model resnet19 is no known model. Did you mean 'resnet18'"),
+    "missing folder": (("-d", "./nowhere"), "./nowhere does not exist"),
+    "unknown data set": (("-d", "digit"), "Did you mean 'digits'"),
+    "negative batch": (("--batch_size", "-4"), "--batch_size -4 must be 1 or more"),
+    "no whole number": (("--batch_size", "many"), "--batch_size"),
+    "short resize": (("--resize_size", "15"), "--resize_size 15 is below --image_size 16"),
+    "long warm-up": (("--wp_epoch", "20", "--max_epoch", "12"), "--wp_epoch 20 leaves nothing of --max_epoch 12"),
+    "misspelt flag": (("--batchsize", "4"), "did you mean --batch_size"),
+    "two precisions": (("--fp16", "--bf16"), "exclude each other"),
+    "frozen random": (("--freeze",), "--pretrained"),
+    "pretrained norm": (("--pretrained", "--norm_type", "GN"), "BatchNorm"),
+    "too small": (("--image_size", "4"), "--image_size 4 must be 8 or more"),
+    "large seed": (("--seed", str(2**32)), "--seed 4294967296 must be from 0 to 4294967295"),
+    "resume nothing": (("--resume", "gone.pth"), "gone.pth does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(name, main_of):
+    flags, message = MISTAKES[name]
+    with pytest.raises(UserError) as error:
+        main_of("train", *TINY, *flags)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_faults_of_a_command_line_together(main_of):
+    with pytest.raises(UserError) as error:
+        main_of("train", *TINY, "--fp16", "--bf16", "--min_lr", 1, "--freeze")
+    assert str(error.value).count(";") >= 2
+
+
+def test_as_a_process_a_mistake_has_status_2_and_no_traceback(script):
+    result = script("train.py", *TINY, "--max_epoch", "-1")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == "error: --max_epoch -1 must be 1 or more\n"
+
+
+AT_WORK = ("--augment", "torchvision", "--plain_epochs", "0", "--num_workers", "1", "--batch_size", "16")  # loader workers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), AT_WORK])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_all_of_a_run_save_the_state(signum, status, flags, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--max_epoch", "500", *flags]
+    environment = os.environ | {"PYTHONPATH": ""}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    time.sleep(0.5)
+    workers = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while flags and workers.exists() and not workers.read_text():
+        time.sleep(0.01)
+    os.killpg(process.pid, signum)  # as a terminal and torchrun do
+    rest = process.stdout.read()
+    assert process.wait(60) == status and "--resume auto goes on" in rest
+    assert "optimizer" in read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
+
+
+def test_an_interrupt_before_the_first_step_ends_the_run(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "mobilenet_v3_small", "-d", "digits", "--image_size", "96"]
+    environment = os.environ | {"PYTHONPATH": "", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.readline().startswith("digits: 10 classes")
+    process.send_signal(signal.SIGTERM)  # not SIGINT, which processes that run in the background of a shell ignore
+    _rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 143 and "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_the_compiled_model_learns(main_of, tmp_path):
+    status, out = main_of("train", *TINY, "--max_epoch", 2, "--compile")
+    expected = ", compiled" if shutil.which("g++") else "so the model runs eager"
+    assert status == 0 and expected in out
+    assert final(tmp_path / "weights" / "digits" / "custom")["final"]["Acc@1"] > 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_photographs(real_data, main_of, tmp_path):
+    main_of("train", "-m", "custom", "-d", real_data / "cifar10_sample", "--image_size", 32, "--max_epoch", 15, "--ema")
+    assert final(tmp_path / "weights" / "cifar10_sample" / "custom")["final"]["Acc@1"] >= 0.40

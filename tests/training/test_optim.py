@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from models.build import build_model, freeze_trunk
+from utils.core.errors import UserError
+from utils.training.optim import OPTIMIZERS, build_optimizer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_norms_and_biases_do_not_decay_and_nothing_is_left_out(name):
+    model = build_model("resnet18", 10, 32)
+    optimizer = build_optimizer(name, model, lr=0.1, weight_decay=0.05)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        assert decay[id(parameter)] == (0.05 if key.endswith("weight") and "bn" not in key and "downsample.1" not in key else 0)
+    assert len(decay) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_goes_downhill(name):
+    model = torch.nn.Linear(3, 1)
+    optimizer = build_optimizer(name, model, lr=0.05, weight_decay=0)
+    x, losses = torch.eye(3), []
+    for _ in range(20):
+        loss = (model(x) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_only_what_is_trainable():
+    model = build_model("custom", 10, 32)
+    freeze_trunk(model)
+    optimizer = build_optimizer("adamw", model, lr=0.1, weight_decay=0)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match="adamw"):
+        build_optimizer("lion", torch.nn.Linear(1, 1), 0.1, 0)

@@ -1,0 +1,70 @@
+"""Batches of a split for training and for evaluation."""
+
+import os
+
+import torch
+
+from utils.data.cache import open_store
+from utils.data.geometry import centre_crops, normalise
+from utils.runtime.device import send
+
+
+def needs_workers(store, device):
+    """Whether loader workers have something to do: to decode, or to gather for a GPU that does not hold the pictures."""
+    tensor = getattr(store, "images", getattr(store, "flat", None))
+    return store.needs_workers or tensor.device.type != device.type
+
+
+def train_batches(store, labels, indices, device, workers=0, seed=0):
+    """Yield (Pixels, labels) on `device` for each index tensor of `indices`; `seed` is for what workers draw.
+
+    Where `needs_workers` says so, workers do it ahead of time and, for a GPU, into pinned memory; the rest happens here.
+    """
+    helped = needs_workers(store, device)
+    loader = torch.utils.data.DataLoader(
+        _Gathered(store, labels),
+        batch_size=None,
+        sampler=indices,
+        collate_fn=_as_it_is,
+        num_workers=workers if helped else 0,
+        prefetch_factor=4 if helped and workers else None,
+        pin_memory=helped and device.type == "cuda",
+        worker_init_fn=_own_group,
+        generator=torch.Generator().manual_seed(seed),  # its own, so that the global one stays where the run has it
+    )
+    for pixels, batch_labels in loader:
+        yield pixels.to(device), send(batch_labels, device)
+
+
+def eval_batches(split, card, batch_size, device="cpu", *, store=None, workers=0, shard=(0, 1)):
+    """Yield (images, labels) in the order of the split, through the preprocessing of the card.
+
+    images: float32 (N, 3, S, S) normalised; labels: int64 (N,). `store` saves decoding again what training has decoded.
+    `shard` is (number, count): the part of a split that one of several processes takes, contiguous and none twice.
+    """
+    device = torch.device(device)
+    store = store or open_store(split, card.resize_size, cache="off")
+    mine = torch.arange(len(split)).tensor_split(shard[1])[shard[0]]
+    labels = torch.from_numpy(split.labels)
+    for pixels, batch_labels in train_batches(store, labels, mine.split(batch_size) if len(mine) else [], device, workers):
+        yield normalise(centre_crops(pixels, card.image_size, card.resize_size), card.mean, card.std), batch_labels
+
+
+def _own_group(worker):
+    """What torchrun or a terminal sends to all processes of a run is for the first, which lets its workers finish the step."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+class _Gathered(torch.utils.data.Dataset):
+    """Batches by the tensor of their indices."""
+
+    def __init__(self, store, labels):
+        self.store, self.labels = store, labels
+
+    def __getitem__(self, indices):
+        return self.store.gather(indices), self.labels[indices]
+
+
+def _as_it_is(batch):
+    return batch

@@ -1,0 +1,52 @@
+"""Answers of a network on a whole split: the one evaluation that every script shares."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from utils.runtime.device import exact_matmul
+from utils.runtime.distributed import world_size
+
+
+@dataclass
+class Evaluation:
+    """Answers of a network on a split, in its order."""
+
+    logits: torch.Tensor  # float32 (n, C)
+    labels: torch.Tensor  # int64 (n,)
+    seconds: float  # in the network alone
+
+
+@torch.inference_mode()
+def evaluate(predict, batches):
+    """Answer every batch of (images, labels) with `predict`, images -> logits, in full fp32 on CUDA too.
+
+    Averages are left to the caller, over all the answers at once, so that no batch size can change them.
+    """
+    logits, labels, seconds = [], [], 0.0
+    with exact_matmul():
+        for images, batch_labels in batches:
+            start = time.perf_counter()
+            answer = predict(images).float().cpu()  # waits for the device
+            seconds += time.perf_counter() - start
+            logits.append(answer)
+            labels.append(batch_labels.cpu())
+    if not labels:
+        return Evaluation(torch.empty(0, 0), torch.empty(0, dtype=torch.long), seconds)
+    return Evaluation(torch.cat(logits), torch.cat(labels), seconds)
+
+
+def gather(evaluation):
+    """The whole evaluation, in order, from the shards of all processes; itself where there is one process."""
+    if world_size() == 1:
+        return evaluation
+    parts = [None] * world_size()
+    dist.all_gather_object(parts, evaluation)
+    parts = [part for part in parts if len(part.labels)]
+    return Evaluation(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        max(part.seconds for part in parts),
+    )

@@ -1,0 +1,130 @@
+"""Exports a checkpoint, loads the file back, and compares it with the checkpoint before it gets its name."""
+
+import numpy as np
+import torch
+
+from models.build import build_model
+from utils.core.errors import UserError
+from utils.core.files import replacing
+from utils.core.images import preprocess
+from utils.export.writers import EXPORTERS, quietly
+from utils.inference.predictors import open_predictor, softmax
+
+BATCHES = (1, 2, 7)
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest |Δlogit| as a part of the range of the checkpoint's logits
+PIXEL_TOLERANCE = 0.01  # largest |Δprob| where the graph resizes: it may round a pixel otherwise than Pillow
+
+
+class ParityError(UserError):
+    """An export that answers otherwise than its checkpoint; `card.parity` is in `.parity`."""
+
+    def __init__(self, message, parity):
+        super().__init__(message)
+        self.parity = parity
+
+
+def export_model(model, card, engine, path, *, images, source, fp16=False, with_preprocessing=False):
+    """Write `model` to `path` for `engine`, compare the file with it, and return its card with the parity certificate.
+
+    `model` is what `load_model` gave beside `card`, `images` a list of Pillow RGB images and `source` says in words where
+    they are from. The file gets its name only once the comparison is passed. Raises ParityError where it is not, and
+    UserError for a combination that does not exist.
+    """
+    exporter = EXPORTERS[engine]
+    if (fp16 or with_preprocessing) and engine != "onnx":
+        raise UserError(f"--{'fp16' if fp16 else 'with_preprocessing'} exists for --engine onnx only, not for {engine}")
+    model = widened(model, card)
+    fp16 = fp16 or (card.scheme == "fp16" and engine == "onnx")
+    card = card.replace(scheme="fp16" if fp16 else card.scheme, with_preprocessing=with_preprocessing, parity={})
+    with replacing(path) as temporary, torch.no_grad(), quietly():
+        program = exporter.convert(model, card, fp16)
+        exporter.save(program, card, temporary)
+        first = open_predictor(temporary, engine, device="cpu")
+        tolerance = TOLERANCE["fp16" if fp16 else "fp32"]
+        parity = compare(reference_logits(model, card, images), first, images, source, tolerance)
+        check(parity, path)
+        card = card.replace(parity=parity)
+        exporter.save(program, card, temporary)  # the same program: only the certificate is new
+        again = open_predictor(temporary, engine, device="cpu")
+        probe = first.prepare(images[0])
+        if again.card != card or not np.array_equal(first(probe), again(probe)):
+            raise ParityError(f"{path} changed when its certificate was written into it", parity)
+    return card
+
+
+def widened(model, card):
+    """The network in eval mode and fp32: 16-bit weights of a quantized checkpoint become the same values in 32 bits.
+
+    The 16-bit arithmetic of such a checkpoint is chosen by its device at run time, which no exported file can do.
+    """
+    if card.scheme is None:
+        return model.eval()
+    plain = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
+    plain.load_state_dict(model.state_dict())  # copies into fp32, exactly
+    return plain.eval()
+
+
+def reference_logits(model, card, images, batch_size=32):
+    """What the checkpoint answers to Pillow RGB `images` after the one preprocessing: float32 logits (N, C)."""
+    batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+    with torch.inference_mode():
+        logits = [model(torch.from_numpy(np.concatenate([preprocess(image, card) for image in b]))) for b in batches]
+    return torch.cat(logits).float().numpy()
+
+
+def compare(reference, predictor, images, source, tolerance):
+    """Ask `predictor` for all `images` in every batch size, and hold it against `reference` logits (N, C).
+
+    Returns a dict for the card: `rows` has a dict a batch size with `batch`, `max_dlogit`, `mean_dprob`, `max_dprob`,
+    `flips` (other argmax) and `ties` (those flips whose two candidates the checkpoint itself holds equal within twice
+    the tolerance); beside it the source and the count of the images, the range of the logits, and the tolerance in
+    logits. `tolerance` is a part of that range. Where the graph itself resizes, only probabilities are held to a limit.
+    """
+    spread = float(reference.max() - reference.min())
+    card = predictor.card
+    rows = []
+    for batch in BATCHES:
+        chunks = (images[i : i + batch] for i in range(0, len(images), batch))
+        logits = np.concatenate([predictor.answer([predictor.prepare(image) for image in chunk]) for chunk in chunks])
+        tie = 2 * (PIXEL_TOLERANCE if card.with_preprocessing else tolerance * spread)
+        rows.append({"batch": batch} | differences(reference, logits, tie))
+    return {
+        "engine": predictor.engine,
+        "images": len(images),
+        "source": source,
+        "logit_range": spread,
+        "tolerance": None if card.with_preprocessing else tolerance * spread,
+        "rows": rows,
+    }
+
+
+def differences(reference, logits, tie):
+    """max |Δlogit|, mean and max |Δprob|, and argmax flips between two (N, C) arrays; `tie` is a margin in logits."""
+    dprob = np.abs(softmax(reference) - softmax(logits))
+    own, other = reference.argmax(axis=1), logits.argmax(axis=1)
+    every = np.arange(len(reference))
+    margin = reference[every, own] - reference[every, other]  # (N,) 0 where they agree
+    return {
+        "max_dlogit": float(np.abs(reference - logits).max()),
+        "mean_dprob": float(dprob.mean()),
+        "max_dprob": float(dprob.max()),
+        "flips": int((own != other).sum()),
+        "ties": int(((own != other) & (margin <= tie)).sum()),
+    }
+
+
+def check(parity, path):
+    """Raises ParityError for a flip that is no tie and for a difference above the tolerance (also one that is NaN)."""
+    for row in parity["rows"]:
+        where = f"{path} is not written: at batch {row['batch']} it"
+        if row["flips"] > row["ties"]:
+            flips = row["flips"] - row["ties"]
+            raise ParityError(f"{where} answers {flips} of {parity['images']} images otherwise than the checkpoint", parity)
+        if parity["tolerance"] is None:
+            if not row["max_dprob"] <= PIXEL_TOLERANCE:
+                raise ParityError(
+                    f"{where} differs by {row['max_dprob']:.2g} in probability (at most {PIXEL_TOLERANCE})", parity
+                )
+        elif not row["max_dlogit"] <= parity["tolerance"]:
+            limit = f"at most {parity['tolerance']:.2g}"
+            raise ParityError(f"{where} differs from the checkpoint by {row['max_dlogit']:.2g} in the logits ({limit})", parity)

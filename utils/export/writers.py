@@ -1,0 +1,120 @@
+"""Writes a network in each exported format."""
+
+import io
+import logging
+import warnings
+from contextlib import contextmanager
+
+import torch
+
+from utils.core.card import CARD_KEY
+from utils.core.registry import Registry
+
+EXPORTERS = Registry("engine")
+OPSET = 18  # the first with antialiased Resize, and the one that torch's exporter writes by itself
+
+
+@contextmanager
+def quietly():
+    """The exporters warn of their own internals and of deprecated names; what matters here is compared afterwards."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _example(card):
+    """Two images, because torch.export takes a batch of 1 for a constant."""
+    return torch.zeros(2, 3, card.image_size, card.image_size)
+
+
+def embed_card(onnx_model, card):
+    """Put the card into the metadata of an ONNX model, beside what stands there already."""
+    import onnx
+
+    known = {prop.key: prop.value for prop in onnx_model.metadata_props}
+    onnx.helper.set_model_props(onnx_model, known | {CARD_KEY: card.to_json()})
+
+
+@EXPORTERS.register("onnx")
+class Onnx:
+    """`torch.onnx.export`: one file, dynamic batch, opset 18, inputs `input`, outputs `logits`."""
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        import onnx
+
+        buffer = io.BytesIO()
+        torch.onnx.export(
+            model,
+            (_example(card),),
+            buffer,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+        graph = onnx.load_from_string(buffer.getvalue())
+        if fp16:
+            graph = _half(graph)
+        if card.with_preprocessing:
+            from utils.export.preprocessing_graph import prepend_preprocessing
+
+            graph = prepend_preprocessing(graph, card)
+        onnx.checker.check_model(graph, full_check=True)
+        return graph
+
+    @staticmethod
+    def save(graph, card, path):
+        import onnx
+
+        embed_card(graph, card)
+        onnx.save(graph, str(path))
+        onnx.checker.check_model(str(path))
+
+
+def _half(graph):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    half = OnnxModel(convert_float_to_float16(graph, keep_io_types=True))
+    half.topological_sort()  # the conversion appends the casts of the input at the end, which the checker refuses
+    return half.model
+
+
+@EXPORTERS.register("torchscript")
+class TorchScript:
+    """`torch.jit.trace`, so that the file holds the operations only; the card is in its extra files."""
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        return torch.jit.trace(model, _example(card), check_trace=False)  # the comparison checks more
+
+    @staticmethod
+    def save(script, card, path):
+        torch.jit.save(script, str(path), _extra_files={CARD_KEY: card.to_json()})
+
+
+@EXPORTERS.register("pt2")
+class Pt2:
+    """`torch.export` with a dynamic batch; the card is in its extra files."""
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        program = torch.export.export(model, (_example(card),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program._example_inputs = None  # they would be stored
+        return program
+
+    @staticmethod
+    def save(program, card, path):
+        torch.export.save(program, str(path), extra_files={CARD_KEY: card.to_json()})

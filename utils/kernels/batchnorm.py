@@ -1,0 +1,242 @@
+"""BatchNorm of a training step together with what follows it, in as few passes over the memory as there can be.
+
+That is ReLU, of a sum with a second input too, or 2×2 max-pooling and ReLU. Each pass is a function for a compiler that fuses
+it into one loop; uncompiled they give the same numbers, slowly. They take pixels as NHWC, or as the L = N·H lines of all
+pictures, (L, W, C), of which an x (N, C, H, W) in channels_last is a view.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from utils.kernels.compiled import compiled, wide
+
+
+def statistics(x):
+    """Variance and mean (C,) of x (L, W, C), by sums of the distances from the mean of a column, which lose no digits."""
+    middle = wide(x[:, 0]).mean(0)
+    distance, count = wide(x) - middle, len(x) * x.shape[1]
+    mean = _total(distance) / count
+    return _total(distance.square()) / count - mean.square(), mean + middle
+
+
+def _total(x):
+    """The sums (C,) of x (L, W, C). A line at a time stays in the cache while the channels are gone through."""
+    return x.sum(1).sum(0)
+
+
+def relu(x, scale, shift, other):
+    """relu(x · scale + shift + other) for x and other (L, W, C), or without the other, None."""
+    return _before_relu(x, scale, shift, other).clamp_min(0).to(x.dtype)
+
+
+def relu_sums(gradient, x, scale, shift, other):
+    """The sums (C,) of the gradient that ReLU has let through, and of its products with x."""
+    gradient = _through_relu(gradient, x, scale, shift, other)
+    return _total(gradient), _total(gradient * wide(x))
+
+
+def relu_gradients(gradient, x, scale, shift, other, slope, offset):
+    """The gradients of x and of the other: what ReLU has let through, for x times scale and with x · slope + offset."""
+    gradient = _through_relu(gradient, x, scale, shift, other)
+    own = gradient * scale + (wide(x) * slope + offset)
+    return own.to(x.dtype), None if other is None else gradient.to(other.dtype)
+
+
+def _before_relu(x, scale, shift, other):
+    y = wide(x) * scale + shift
+    return y if other is None else y + wide(other)
+
+
+def _through_relu(gradient, x, scale, shift, other):
+    return torch.where(_before_relu(x, scale, shift, other) > 0, wide(gradient), 0)  # cheaper than to read the output again
+
+
+def pool(x, scale, shift):
+    """relu(max_pool2d(x · scale + shift, 2)) for x (N, H, W, C) of even sides, and of each window which pixel it was.
+
+    All are (N, H/2, W/2, C). The pixel is that of x itself, and then its place in the window, 0 to 3 or -1 where ReLU has cut
+    it. The places have the type of x, so that all vectors of the loop are of one width.
+    """
+    windows = _windows(x)
+    pixels = [windows[:, :, row, :, column] for row in (0, 1) for column in (0, 1)]
+    kept, best, place = pixels[0], wide(pixels[0]) * scale + shift, torch.zeros_like(pixels[0])
+    for number in (1, 2, 3):
+        value = wide(pixels[number]) * scale + shift
+        higher = value > best  # of equals the first stays, as in max_pool2d
+        best = torch.where(higher, value, best)
+        kept = torch.where(higher, pixels[number], kept)
+        place = torch.where(higher, number, place)
+    place = torch.where(best > 0, place, -1)
+    return best.clamp_min(0).to(x.dtype), kept, place
+
+
+def pool_sums(gradient, kept, place):
+    """The sums (C,) of the gradient and of gradient · x over the kept pixels (L, W, C); no other pixel has a gradient."""
+    gradient = torch.where(place >= 0, wide(gradient), 0)
+    return _total(gradient), _total(gradient * wide(kept))
+
+
+def unpool(gradient, place, x, scale, slope, offset):
+    """x · slope + offset, and where a pixel was kept gradient · scale besides: the gradient of x (N, H, W, C)."""
+    places = torch.arange(4, device=x.device, dtype=x.dtype).view(2, 1, 2, 1)
+    own = torch.where(place[:, :, None, :, None] == places, wide(gradient)[:, :, None, :, None], 0)
+    result = own * scale + (wide(_windows(x)) * slope + offset)
+    return result.to(x.dtype).flatten(1, 2).flatten(2, 3)
+
+
+def _windows(x):
+    """(N, H, W, C) -> (N, H/2, 2, W/2, 2, C)."""
+    return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+
+
+class ReluPasses(NamedTuple):
+    """The passes of `norm_relu`, as they are or compiled."""
+
+    statistics: callable = statistics
+    relu: callable = relu
+    sums: callable = relu_sums
+    gradients: callable = relu_gradients
+
+
+class PoolPasses(NamedTuple):
+    """The passes of `norm_pool`, as they are or compiled."""
+
+    statistics: callable = statistics
+    pool: callable = pool
+    sums: callable = pool_sums
+    unpool: callable = unpool
+
+
+def _pixels_last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def _channels_first(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def _lines(x):
+    return None if x is None else _pixels_last(x).flatten(0, 1)
+
+
+def _affine(x, weight, bias, eps, passes):
+    """Of BatchNorm: scale and shift for x, its mean, the inverse of its deviation, and its variance, each (C,)."""
+    variance, mean = passes.statistics(_lines(x))
+    inverse = torch.rsqrt(variance + eps)
+    scale = weight * inverse
+    return scale, bias - mean * scale, mean, inverse, variance
+
+
+def _gradient_affine(x, total, product, mean, inverse, scale):
+    """How the gradient of x depends on x (Ioffe & Szegedy 2015, section 3): slope and offset; and the gradient of weight."""
+    count = x.numel() // x.shape[1]
+    weight_gradient = (product - mean * total) * inverse
+    slope = -scale * inverse * weight_gradient / count
+    return slope, -scale * total / count - slope * mean, weight_gradient
+
+
+class _NormRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, other, eps, passes):
+        scale, shift, mean, inverse, variance = _affine(x, weight, bias, eps, passes)
+        ctx.save_for_backward(x, other, mean, inverse, scale, shift)
+        ctx.passes = passes
+        ctx.mark_non_differentiable(mean, variance)
+        y = passes.relu(_lines(x), scale, shift, _lines(other))
+        return _channels_first(y.view(_pixels_last(x).shape)), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, *_):
+        x, other, mean, inverse, scale, shift = ctx.saved_tensors
+        seen = _lines(gradient), _lines(x), scale, shift, _lines(other)
+        total, product = ctx.passes.sums(*seen)
+        slope, offset, weight_gradient = _gradient_affine(x, total, product, mean, inverse, scale)
+        gradients = ctx.passes.gradients(*seen, slope, offset)
+        own, others = (None if g is None else _channels_first(g.view(_pixels_last(x).shape)) for g in gradients)
+        return own, weight_gradient, total, others, None, None
+
+
+class _NormPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps, passes):
+        scale, shift, mean, inverse, variance = _affine(x, weight, bias, eps, passes)
+        y, kept, place = passes.pool(_pixels_last(x), scale, shift)
+        ctx.save_for_backward(x, kept, place, mean, inverse, scale)
+        ctx.passes = passes
+        ctx.mark_non_differentiable(mean, variance)
+        return _channels_first(y), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, *_):
+        x, kept, place, mean, inverse, scale = ctx.saved_tensors
+        total, product = ctx.passes.sums(_lines(gradient), kept.flatten(0, 1), place.flatten(0, 1))
+        slope, offset, weight_gradient = _gradient_affine(x, total, product, mean, inverse, scale)
+        own = ctx.passes.unpool(_pixels_last(gradient), place, _pixels_last(x), scale, slope, offset)
+        return _channels_first(own), weight_gradient, total, None, None
+
+
+def norm_relu(x, norm, passes, other=None):
+    """relu(norm(x) + other) in training, for a BatchNorm2d, whose running statistics move as they would."""
+    y, mean, variance = _NormRelu.apply(x, norm.weight, norm.bias, other, norm.eps, passes)
+    _move_statistics(norm, mean, variance, x)
+    return y
+
+
+def norm_pool(x, norm, passes):
+    """relu(max_pool2d(norm(x), 2)) in training, for a BatchNorm2d, whose running statistics move as they would."""
+    y, mean, variance = _NormPool.apply(x, norm.weight, norm.bias, norm.eps, passes)
+    _move_statistics(norm, mean, variance, x)
+    return y
+
+
+@torch.no_grad()
+def _move_statistics(norm, mean, variance, x):
+    count = x.numel() // x.shape[1]
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+    norm.num_batches_tracked.add_(1)
+
+
+class FusesNorms:
+    """A part of a network that takes norms together with what follows them, in training batches of the size compiled for."""
+
+    batch_size, is_compiled = 0, False
+
+    @classmethod
+    def takes(cls, part):
+        """As a kind of `models.gradients.KINDS`: every part, since it computes the same where it does not fuse."""
+        return True
+
+    def compile_training(self, batch_size, faster):
+        """Compile them for batches of `batch_size`; 0 takes it back. Other batches and evaluation stay as they are.
+
+        `faster` is not asked: fewer passes take less time everywhere.
+        """
+        self.batch_size, self.is_compiled = batch_size, False
+
+    def fuses(self, x, norm):
+        """Whether the batch and the norm are such: BatchNorm of this process alone, over more than one pixel."""
+        plain = type(norm) is torch.nn.BatchNorm2d and norm.training
+        taken = plain and len(x) == self.batch_size and x.numel() > x.shape[1]
+        self.is_compiled |= taken
+        return taken
+
+    def norm_relu(self, x, norm, other=None):
+        """relu(norm(x) + other), fused where that can be."""
+        if self.fuses(x, norm):
+            return norm_relu(x, norm, compiled(ReluPasses(), dynamic=True), other)
+        x = norm(x)
+        if other is not None:
+            x += other
+        return F.relu(x, inplace=True)
+
+    def norm_pool(self, x, norm):
+        """relu(max_pool2d(norm(x), 2)), fused where that can be: windows are whole."""
+        if x.shape[2] % 2 == x.shape[3] % 2 == 0 and self.fuses(x, norm):
+            return norm_pool(x, norm, compiled(PoolPasses()))
+        return F.relu(F.max_pool2d(norm(x), 2), inplace=True)  # ReLU has a quarter of the work

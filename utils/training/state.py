@@ -1,0 +1,123 @@
+"""The state of a training run: everything that a resume needs."""
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from utils.runtime.distributed import rank, world_size
+
+
+class Totals:
+    """Sums over the pictures of an epoch, kept on the device: loss, top-1 and top-5 hits, pictures."""
+
+    def __init__(self, device):
+        self.sums = torch.zeros(4, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+
+    @torch.no_grad()
+    def add(self, loss_sum, logits, targets):
+        """Add one batch without waiting for the device. Mixed targets count for their heavier label."""
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        count = torch.full_like(loss_sum, len(labels), dtype=torch.double)
+        self.sums += torch.stack([loss_sum.double(), best[:, 0].sum(), best.sum(), count])
+
+    def of_all(self):
+        """The sums over the pictures of all processes, each of which has to ask."""
+        sums = self.sums.clone()
+        if world_size() > 1:
+            dist.all_reduce(sums)
+        return sums
+
+    def averages(self, classes):
+        """`loss`, `Acc@1` and, from five classes on, `Acc@5` over the pictures of all processes so far."""
+        loss, top1, top5, count = self.of_all().tolist()
+        result = {"loss": loss / count, "Acc@1": top1 / count}
+        return result | ({"Acc@5": top5 / count} if classes >= 5 else {})
+
+
+@dataclass
+class TrainState:
+    """Everything that a training run is at the end of a step; what it gives is what it takes."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: object | None = None
+    epoch: int = 0  # the epoch that is running, or comes next
+    group: int = 0  # optimizer steps done in it
+    step: int = 0  # optimizer steps done in all
+    best: dict = field(default_factory=dict)  # scores and epoch of the best evaluation
+    history: list = field(default_factory=list)  # one dict an epoch
+    totals: Totals | None = None  # of the running epoch
+
+    @property
+    def evaluated(self):
+        """The network whose scores count: the average where there is one."""
+        return self.ema.model if self.ema else self.model
+
+    def state_dict(self):
+        """Of the whole run: all processes have to ask for it, and any can load it."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "group": self.group,
+            "step": self.step,
+            "best": self.best,
+            "history": self.history,
+            "totals": self.totals.of_all().cpu() if self.totals and self.group else None,
+            "rng": random_state(),
+        }
+
+    def load_state_dict(self, state, device):
+        """Raises KeyError for a state that lacks a part."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.group, self.step = state["epoch"], state["group"], state["step"]
+        self.best, self.history = state["best"], state["history"]
+        if state["totals"] is not None:
+            self.totals = Totals(device)
+            if rank() == 0:  # one process goes on counting for all of them
+                self.totals.sums.copy_(state["totals"])
+        set_random_state(state["rng"])
+
+
+def random_state():
+    """The global generators that dropout and torchvision's transforms draw from."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "python": list(random.getstate()[1]),
+    }
+
+
+def set_random_state(state):
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    random.setstate((3, tuple(state["python"]), None))
+
+
+def seed_everything(seed):
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def is_better(new, old):
+    """More of the held-out images are right than before, or as many with a lower loss. No scores are never better."""
+    return new is not None and (old is None or (new["Acc@1"], -new["loss"]) > (old["Acc@1"], -old["loss"]))
