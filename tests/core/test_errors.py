@@ -33,6 +33,12 @@ def test_what_a_user_causes_is_one_sentence_and_a_status(outcome, status, capsys
     assert end.value.code == status and len(captured.err.splitlines()) == 1 and captured.out == ""
 
 
+def test_the_script_adds_the_flag_of_the_value_at_fault(capsys):
+    with pytest.raises(SystemExit):
+        run(lambda: _raise(UserError("image size 4 is below 8", option="image_size")))
+    assert capsys.readouterr().err == "error: --image_size: image size 4 is below 8\n"
+
+
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "x"), OSError("odd")])
 def test_a_bug_keeps_its_traceback(bug):
     with pytest.raises(type(bug)):

@@ -11,7 +11,15 @@ PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, er
 
 
 class UserError(Exception):
-    """What went wrong, with which path or flag, and what to do: one sentence for the terminal."""
+    """What went wrong, with which value or path, and what to do: one sentence.
+
+    `option` is the name of the parameter whose value is at fault ("image_size"), where there is one. A script's flag has the
+    same name, so that `run` can put it before the sentence; code that calls a package from elsewhere reads no flags.
+    """
+
+    def __init__(self, message, option=None):
+        super().__init__(message)
+        self.option = option
 
 
 def run(main):
@@ -26,7 +34,8 @@ def run(main):
         status = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        flag = f"--{error.option}: " if error.option else ""
+        print(f"error: {flag}{error}", file=sys.stderr)
         status = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
