@@ -1,0 +1,111 @@
+"""Whether a model file is whole, checked before anything parses it.
+
+Our files end in a seal, the SHA-256 of every byte before it: an archive (`.pth`, TorchScript, `.pt2`) in its zip comment, an
+ONNX file in a last metadata entry, which protobuf merges with the entries before it. Both are read as before.
+A zip archive from elsewhere is checked by the CRC-32 of its members, which torch stores and does not check itself.
+"""
+
+import hashlib
+import os
+import zipfile
+import zlib
+
+from utils.core.errors import UserError
+
+UNPACKED = 64 << 20  # bytes; what compressed members may unpack to together (torch compresses the code of TorchScript only)
+DIGITS = hashlib.sha256().digest_size * 2
+ARCHIVE_MARK = b"sha256:"
+END_OF_ARCHIVE, END_LENGTH = b"PK\x05\x06", 22  # signature and length of the last record of a zip without a comment
+ONNX_KEY = b"sha256"
+_ENTRY = b"\x0a" + bytes([len(ONNX_KEY)]) + ONNX_KEY + b"\x12" + bytes([DIGITS])  # the key (field 1), the head of the value (2)
+ONNX_MARK = b"\x72" + bytes([len(_ENTRY) + DIGITS]) + _ENTRY  # ModelProto.metadata_props is field 14
+MARKS = (ARCHIVE_MARK, ONNX_MARK)
+
+
+def sealed(content):
+    """The bytes of a zip archive without a comment, or of an ONNX model, with their seal."""
+    mark = ONNX_MARK
+    if content.startswith(b"PK"):
+        mark = ARCHIVE_MARK
+        if content[-END_LENGTH:][:4] != END_OF_ARCHIVE:
+            raise ValueError("the archive has a comment already")
+        content = content[:-2] + (len(mark) + DIGITS).to_bytes(2, "little")  # the length of the comment
+    return content + mark + hashlib.sha256(content).hexdigest().encode()
+
+
+def verify(path):
+    """Check a model file by its seal or, without one, a zip archive by its CRC-32; return whether there was a seal.
+
+    A file that has neither passes: there is nothing to check it by. Nothing of it is kept in memory. Raises UserError, naming
+    the file, for damage and for members that unpack to more than a model has, and OSError where the file cannot be read.
+    """
+    _refuse_bombs(path)
+    seal = _seal_of(path)
+    if seal is None:
+        _verify_members(path)
+        return False
+    end, digest = seal
+    if _digest(path, end) != digest:
+        raise UserError(f"{path} is damaged (its checksum differs); copy or make it again")
+    return True
+
+
+def _seal_of(path):
+    """`(where the seal begins, its digest)`, or None."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - DIGITS - max(map(len, MARKS))))
+        tail = file.read()
+    found = [mark for mark in MARKS if tail[:-DIGITS].endswith(mark)]
+    return (size - DIGITS - len(found[0]), tail[-DIGITS:]) if found else None
+
+
+def _digest(path, end):
+    """SHA-256 of the first `end` bytes, as hexadecimal bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while end:
+            chunk = file.read(min(1 << 20, end))
+            digest.update(chunk)
+            end -= len(chunk)
+    return digest.hexdigest().encode()
+
+
+def _archive(path):
+    """The zip archive, or None for a file that is none. Raises UserError for one that is cut off or whose index is damaged."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        archive = zipfile.ZipFile(path)
+        if min((member.header_offset for member in archive.infolist()), default=0):
+            raise zipfile.BadZipFile("its end is missing")  # what was found is an archive that is stored inside of it
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); copy or make it again") from None
+    return archive
+
+
+def _refuse_bombs(path):
+    archive = _archive(path)
+    if archive is None:
+        return
+    with archive:
+        members, size = archive.infolist(), os.path.getsize(path)
+    stored = sum(member.file_size for member in members if member.compress_type == zipfile.ZIP_STORED)
+    packed = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
+    if stored > size or packed > UNPACKED:
+        raise UserError(f"{path} unpacks from {size:,} to {stored + packed:,} bytes, as no model does; it is not opened")
+
+
+def _verify_members(path):
+    archive = _archive(path)
+    if archive is None:
+        return
+    with archive:
+        if archive.comment.startswith(ARCHIVE_MARK):
+            raise UserError(f"{path} is damaged (its end is missing); copy or make it again")
+        try:
+            damaged = archive.testzip()
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}); copy or make it again") from None
+    if damaged:
+        raise UserError(f"{path} is damaged (the checksum of {damaged} differs); copy or make it again")
