@@ -178,6 +178,8 @@ def measure(usable, split, samples, loading, args):
     for variant in usable:
         given = loading if variant.make is None else {}
         files[variant.name] = Shipped(variant.path, variant.device(args.device), threads, **given)
+        if files[variant.name].warning:
+            progress(files[variant.name].warning)
     card = next(iter(files.values())).card
     times = speeds(files, np.concatenate([preprocess(image, card) for image in samples]))
     with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,7 @@ python3 eval.py -w old.pth -m resnet18 -d FashionMNIST                a checkpoi
 """
 
 import pathlib
+import sys
 
 import torch
 
@@ -45,6 +46,8 @@ def main():
     device = choose_device(args.device, args.cuda)
     classes = read_classes(args.classes) if args.classes else None
     shipped = Shipped(args.weights, args.device, model=args.model, classes=classes, image_size=args.image_size)
+    if shipped.warning:
+        print(shipped.warning, file=sys.stderr)
     card = shipped.card
     name = "_".join(filter(None, (card.architecture, card.scheme or ENGINES.get(shipped.engine))))
     split, dataset = choose_split(card, args)

@@ -37,6 +37,8 @@ def main():
     predictor = open_predictor(args.model, args.engine, classes, args.device, args.image_size)
     if args.cuda and predictor.device == "cpu":
         print("--cuda: no CUDA device is usable here, so the CPU is used", file=sys.stderr)
+    if predictor.warning():
+        print(predictor.warning(), file=sys.stderr)
     return answers.report(predictor, pictures, **answers.wanted(args))
 
 

@@ -11,6 +11,7 @@ Exit status 4: the file is written, but its accuracy is lower by more than --max
 
 import dataclasses
 import pathlib
+import sys
 import tempfile
 from functools import partial
 
@@ -196,6 +197,8 @@ def main():
         fp32 = write_fp32(scheme, network, card, folder)
         scheme.apply(network, card, path, calibration, args.equalize)
         before, after = (Shipped(file, device, threads) for file in (fp32, path))
+        if after.warning:
+            print(after.warning, file=sys.stderr)
         measured = measure(before, after, split, samples, args)
     verdict, status = judge(measured, args.max_drop)
     facts = {
@@ -206,6 +209,7 @@ def main():
         "measured on": f"{dataset.name} {split.name}" if split else source,
         "calibration": f"{len(calibration)} images of {dataset.name} train, seed {args.seed}" if calibration else None,
         "equalized": args.equalize,
+        "quantization": after.card.quantization,
     }
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
     result = facts | measured | closing | {"device": str(device), "machine": describe_machine()}

@@ -32,6 +32,17 @@ def test_a_card_of_a_later_version_is_read_and_a_broken_one_is_named():
             ModelCard.from_dict(broken, "x.pth")
 
 
+def test_bits_of_the_weights():
+    """Files from before the card said so have 8; what is not quantized to integers has none."""
+    card = ModelCard("custom", ["a"])
+    assert card.weight_bits is None and card.replace(scheme="fp16").weight_bits is None
+    assert card.replace(scheme="int8").weight_bits == card.replace(scheme="int8-dynamic").weight_bits == 8
+    assert card.replace(scheme="int8", quantization={"weight_bits": 7}).weight_bits == 7
+    for broken, words in ((None, "not readable"), ([], "not readable"), ({"weight_bits": "many"}, "have many bits")):
+        with pytest.raises(UserError, match=words):
+            ModelCard.from_dict(card.to_dict() | {"quantization": broken}, "x.onnx")
+
+
 def test_classes_are_read_one_a_line(tmp_path):
     (tmp_path / "classes.txt").write_text("T-shirt/top\n\n Ankle boot \n")
     assert read_classes(tmp_path / "classes.txt") == ["T-shirt/top", "Ankle boot"]

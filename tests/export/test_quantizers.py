@@ -15,9 +15,10 @@ from models import half
 from models.build import build_model, list_models
 from models.checkpoint import load_model, save_checkpoint
 from models.half import computes_in
-from utils.core.card import INTEGER_SCHEMES, ModelCard
+from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.images import preprocess
+from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images
 from utils.data.splits import Split
@@ -29,6 +30,7 @@ from utils.inference.shipped import Shipped
 DIGITS = open_dataset("digits")
 CHECKPOINTS = [name for name, scheme in QUANTIZERS.items() if scheme.suffix == ".pth"]
 CPU = torch.device("cpu")
+INTEGERS = ("int8-dynamic", "int8", "int8-vnni")
 QUICK = {"custom", "resnet18", "mobilenet_v2", "mobilenet_v3_small"}
 
 
@@ -57,7 +59,7 @@ def batch():
 def test_file_is_smaller_says_what_it_is_and_answers_alike(name, files, batch):
     before, after = Shipped(files["fp32"]), Shipped(files[name])
     assert after.bytes < 0.56 * before.bytes
-    assert after.card == before.card.replace(scheme=name)
+    assert after.card.replace(quantization={}) == before.card.replace(scheme=name)
     assert after.engine == QUANTIZERS[name].engine and after.arithmetic
     expected, logits = before.call(batch), after.call(batch)
     assert logits.dtype == np.float32 and logits.shape == expected.shape
@@ -68,7 +70,7 @@ def test_file_is_smaller_says_what_it_is_and_answers_alike(name, files, batch):
 
 def test_file_names_differ():
     names = [scheme.file_name("resnet18") for scheme in QUANTIZERS.values()]
-    assert names == ["resnet18_quantized.pth", "resnet18_bf16.pth", "resnet18_int8-dynamic.onnx", "resnet18_int8.onnx"]
+    assert names == ["resnet18_quantized.pth", "resnet18_bf16.pth", *(f"resnet18_{name}.onnx" for name in INTEGERS)]
 
 
 @pytest.mark.parametrize("scheme", CHECKPOINTS)
@@ -148,9 +150,10 @@ def test_int8_needs_images(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_int8_grids(files):
+@pytest.mark.parametrize("scheme", ["int8", "int8-vnni"])
+def test_int8_grids(scheme, files):
     """uint8 activations, int8 weights a channel, and the last layer in fp32."""
-    graph = onnx.load(files["int8"]).graph
+    graph = onnx.load(files[scheme]).graph
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     made_by = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
@@ -227,11 +230,15 @@ def test_calibration_reader_gives_every_image_once_preprocessed():
     np.testing.assert_array_equal(np.concatenate([batch["input"] for batch in batches]), expected)
 
 
-def test_integer_schemes_are_those_that_run_on_a_cpu_alone():
-    assert {name for name, scheme in QUANTIZERS.items() if scheme.devices == ("cpu",)} == set(INTEGER_SCHEMES)
+def test_cards_of_integer_files_say_how_many_bits_and_on_which_cpu(files):
+    for name, scheme in QUANTIZERS.items():
+        card = Shipped(files[name]).card
+        assert (card.weight_bits is not None) == (scheme.devices == ("cpu",)) == (name in INTEGERS)
+        bits = {"int8": 7, "int8-dynamic": 7, "int8-vnni": 8}.get(name)
+        assert card.quantization == ({"weight_bits": bits, "cpu_features": cpu_features()} if bits else {})
 
 
-@pytest.mark.parametrize("name", [None, *INTEGER_SCHEMES])
+@pytest.mark.parametrize("name", [None, *INTEGERS])
 def test_integer_files_take_the_cpu_unless_cuda_is_asked_for(name, files, tmp_path, monkeypatch):
     path, asked = files.get(name, tmp_path / "fp32.onnx"), []
     if name is None:

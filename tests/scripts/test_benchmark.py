@@ -1,7 +1,9 @@
 """benchmark.py: every kind of file is in the table, what is not is named, and the figures are those of the files."""
 
+import io
 import json
 import os
+from contextlib import redirect_stderr
 
 import pytest
 from digits_checkpoint import checkpoint, trained
@@ -10,9 +12,13 @@ from PIL import Image
 import benchmark
 from models.checkpoint import save_checkpoint
 from utils.core.errors import UserError
+from utils.core.machine import cpu_features
+from utils.data.datasets import open_dataset
+from utils.data.samples import calibration_images
 from utils.evaluation.latency import race
 from utils.export.quantize import QUANTIZERS
 from utils.export.writers import EXPORTERS
+from utils.inference import predictors
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +53,12 @@ def test_all_makes_and_measures_everything(result_of, tmp_path):
     assert result["missing"] == {} and next(iter(rows)) == "PyTorch fp32"
     assert set(rows) == {
         *("PyTorch fp32", "PyTorch fp16", "PyTorch bf16"),
-        *("ONNX Runtime fp32", "ONNX Runtime fp16", "ONNX Runtime int8", "ONNX Runtime int8-dynamic"),
+        *("ONNX Runtime fp32", "ONNX Runtime fp16", "ONNX Runtime int8", "ONNX Runtime int8-dynamic", "ONNX Runtime int8-vnni"),
         *("TorchScript fp32", "torch.export fp32"),
     }
     assert len(rows) == 1 + len(QUANTIZERS) + len(EXPORTERS) + 1  # + fp16 ONNX: a new entry of a table is in here by itself
     assert result["images"] == 359 and result["measured on"] == "digits test"
+    assert result["machine"]["cpu_features"] == cpu_features()
     network, _ = trained()
     assert result["parameters"] == sum(p.numel() for p in network.parameters())
     convolutions = 16 * 16 * 16 * 27 + 8 * 8 * 32 * 16 * 9 + 4 * 4 * 64 * 32 * 9
@@ -100,6 +107,17 @@ def test_checkpoint_without_card_or_data(result_of, tmp_path):
     flags = ("--weights", tmp_path / "bare.pth", "-m", "custom", "-c", tmp_path / "classes.txt")
     out, result, picture = result_of(*flags, name="no_dataset_custom")
     assert "no accuracy" in out and "Acc@1" not in result["files"][0] and picture.exists()
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-vnni"])
+def test_8_bits_on_a_cpu_that_saturates_are_named_once(scheme, main_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictors, "saturates", lambda: True)
+    weights = checkpoint(tmp_path / "best_model.pth")
+    images = calibration_images(open_dataset("digits").train, 8)
+    QUANTIZERS[scheme].apply(*trained(), tmp_path / "converted_models" / QUANTIZERS[scheme].file_name("custom"), images)
+    with redirect_stderr(io.StringIO()) as said:
+        assert main_of("benchmark", "--weights", weights)[0] == 0
+    assert said.getvalue().count("8-bit integer weights") == (scheme == "int8-vnni")
 
 
 def test_quantized_weights_are_refused(main_of, tmp_path):

@@ -14,6 +14,7 @@ from models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from models.half import HalfPrecision
 from utils.core.card import ModelCard
 from utils.core.errors import ACCURACY_LOST, UserError
+from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.evaluation.latency import race
 from utils.export.quantize import QUANTIZERS
@@ -67,7 +68,9 @@ def test_a_drop_within_a_wide_interval_still_counts():
 @pytest.mark.parametrize("scheme", QUANTIZERS)
 def test_every_scheme_on_digits(scheme, main_of, tmp_path):
     weights = checkpoint(tmp_path / "run" / "best_model.pth")
-    status, out = main_of("quantize", "-w", weights, "--scheme", scheme, *(["--calibration", 64] * (scheme == "int8")))
+    status, out = main_of(
+        "quantize", "-w", weights, "--scheme", scheme, *(["--calibration", 64] * QUANTIZERS[scheme].calibrated)
+    )
     path = tmp_path / "run" / "converted_models" / QUANTIZERS[scheme].file_name("custom")
     result = json.loads((tmp_path / "results" / "quantization" / "digits" / f"custom_{scheme}.json").read_text())
     assert status == result["status"] == 0
@@ -80,7 +83,8 @@ def test_every_scheme_on_digits(scheme, main_of, tmp_path):
     assert [time["batch"] for time in result["after"]["latency"]] == [1, 4]
     assert all(time["low_ms"] <= time["median_ms"] <= time["high_ms"] for time in result["after"]["latency"])
     assert result["machine"]["threads"] == result["threads"] and result["after"]["arithmetic"] in out
-    assert (result["calibration"] == "64 images of digits train, seed 0") == (scheme == "int8")
+    assert (result["calibration"] == "64 images of digits train, seed 0") == QUANTIZERS[scheme].calibrated
+    assert result["quantization"] == Shipped(path).card.quantization and result["machine"]["cpu_features"] == cpu_features()
     for word in ("Acc@1", "95 % interval", "argmax agreement", "latency, batch 1 ", "latency, batch 4 ", str(path)):
         assert word in out
     assert f"verdict: {result['verdict']}" in out

@@ -9,7 +9,7 @@ from utils.core.errors import UserError
 CARD_KEY = "model_card"  # under this name in ONNX metadata and in the extra files of TorchScript and .pt2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-INTEGER_SCHEMES = ("int8", "int8-dynamic")  # their integer kernels are those of CPUs
+UNMARKED_BITS = {"int8": 8, "int8-dynamic": 8}  # of files from before their cards said so
 
 
 def resize_size(image_size):
@@ -23,7 +23,8 @@ class ModelCard:
 
     `image_size` and `resize_size` are in pixels; `mean` and `std` are per RGB channel on the 0-1 scale. `scheme` names the
     quantization of the weights, `training` holds what the training run wants remembered (data set, epochs, scores), and
-    `parity` is the certificate that an export was compared with its checkpoint.
+    `parity` is the certificate that an export was compared with its checkpoint. `quantization` holds `weight_bits` and
+    `cpu_features`, the instruction sets of the CPU that quantized it; only integer files have it.
     """
 
     architecture: str
@@ -38,6 +39,7 @@ class ModelCard:
     with_preprocessing: bool = False  # the graph itself resizes, crops and normalises uint8 (N, H, W, 3)
     training: dict = field(default_factory=dict)
     parity: dict = field(default_factory=dict)
+    quantization: dict = field(default_factory=dict)
     version: int = 1
 
     def __post_init__(self):
@@ -49,6 +51,11 @@ class ModelCard:
     @property
     def num_classes(self):
         return len(self.classes)
+
+    @property
+    def weight_bits(self):
+        """Bits of the integer weights, 7 or 8; None for a file that has none."""
+        return self.quantization.get("weight_bits", UNMARKED_BITS.get(self.scheme))
 
     def replace(self, **changes):
         """A copy with some fields changed; a new `image_size` brings its own `resize_size`."""
@@ -68,8 +75,11 @@ class ModelCard:
         names = {f.name for f in dataclasses.fields(cls)}
         try:
             card = cls(**{key: value for key, value in values.items() if key in names})
+            bits = card.weight_bits
         except (TypeError, AttributeError) as error:
             raise UserError(f"the model card in {source} is not readable ({error}); give --model and --classes") from None
+        if bits not in (None, 7, 8):
+            raise UserError(f"the model card in {source} says that its integer weights have {bits} bits; 7 and 8 are known")
         if card.interpolation != "bilinear":
             raise UserError(f"the model card in {source} asks for {card.interpolation} resizing; only bilinear is known here")
         return card

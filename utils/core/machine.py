@@ -1,8 +1,15 @@
 """This machine: its cores, memory and processor, and the folder where measured answers are kept."""
 
 import ctypes
+import functools
 import os
 import pathlib
+
+# The instruction sets that decide which integer and 16-bit kernels run, as Linux spells them for x86 and for Arm.
+INSTRUCTION_SETS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),
+)
 
 
 def keep_memory():
@@ -37,6 +44,40 @@ def cpu_name():
     except OSError:
         return "CPU"
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def cpu_features(cpuinfo="/proc/cpuinfo"):
+    """Those of INSTRUCTION_SETS that the processor has, a list in that order; empty where there is no `cpuinfo` to read."""
+    try:
+        lines = pathlib.Path(cpuinfo).read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+    return [name for name in INSTRUCTION_SETS if name in flags]
+
+
+@functools.cache
+def saturates():
+    """Whether ONNX Runtime's fast product of uint8 and int8 clips its sums at 16 bits here, as on x86 without VNNI.
+
+    Asked of ONNX Runtime itself with the largest product that there is: it is right, or it is clipped.
+    """
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.full((8, 16), 127, np.int8), "weights")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["rows", "weights"], ["sums"])],
+        "saturation",
+        [helper.make_tensor_value_info("rows", TensorProto.UINT8, [4, 8])],
+        [helper.make_tensor_value_info("sums", TensorProto.INT32, [4, 16])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"rows": np.full((4, 8), 255, np.uint8)})
+    return bool((sums != 8 * 255 * 127).any())
 
 
 def cache_folder():

@@ -21,6 +21,7 @@ from models.half import HalfPrecision
 from utils.core.errors import UserError
 from utils.core.files import replacing
 from utils.core.images import preprocess
+from utils.core.machine import cpu_features
 from utils.core.registry import Registry
 from utils.export.equalize import equalize as equalize_network
 from utils.export.equalize import fold_batchnorm
@@ -33,9 +34,13 @@ QUANTIZERS.register("bf16")(HalfPrecision(torch.bfloat16, "bf16", "bf16"))
 
 
 class OnnxScheme:
-    """What the two integer schemes share: from a network by way of its fp32 ONNX graph to a file with a card."""
+    """What the integer schemes share: from a network by way of its fp32 ONNX graph to a file with a card.
 
-    suffix, calibrated, engine, devices = ".onnx", False, "ONNX Runtime", ("cpu",)
+    Weights have 7 bits, -64 to 64, unless a scheme says 8: without VNNI, x86 adds the products of two uint8 activations and
+    two int8 weights in 16 bits (vpmaddubsw), and 2 × 255 × 64 < 2¹⁵ is the most that fits.
+    """
+
+    suffix, calibrated, engine, devices, weight_bits = ".onnx", False, "ONNX Runtime", ("cpu",), 7
     name = words = None
 
     def file_name(self, architecture):
@@ -59,7 +64,8 @@ class OnnxScheme:
             del graph.graph.value_info[:]  # shapes that the quantizer's own rewriting would contradict
             with tempfile.TemporaryDirectory() as folder:
                 graph = onnx.load(str(self._quantize(graph, Path(folder, "quantized.onnx"), card, images)))
-        card = card.replace(scheme=self.name, parity={})
+        quantization = {"weight_bits": self.weight_bits, "cpu_features": cpu_features()}
+        card = card.replace(scheme=self.name, parity={}, quantization=quantization)
         embed_card(graph, card)
         onnx.checker.check_model(graph, full_check=True)
         with replacing(path) as temporary:
@@ -88,6 +94,7 @@ class Int8Dynamic(OnnxScheme):
             op_types_to_quantize=["MatMul"],  # every Gemm becomes one first, under a new name
             per_channel=True,
             weight_type=QuantType.QInt8,
+            reduce_range=self.weight_bits == 7,
             nodes_to_exclude=[f"{last_layer(graph)}_MatMul"],
         )
         return target
@@ -96,7 +103,10 @@ class Int8Dynamic(OnnxScheme):
 class Int8(OnnxScheme):
     """Static QDQ: weights in int8 a channel, activations in uint8 with ranges from the calibration images."""
 
-    name, words, calibrated = "int8", "computes in int8, the last layer in fp32", True
+    words, calibrated = "computes in int8, the last layer in fp32", True
+
+    def __init__(self, name, weight_bits):
+        self.name, self.weight_bits = name, weight_bits
 
     def _quantize(self, graph, target, card, images):
         from onnxruntime.quantization import QuantType, quantize_static
@@ -108,13 +118,15 @@ class Int8(OnnxScheme):
             per_channel=True,
             activation_type=QuantType.QUInt8,  # with QInt8 there are no fast kernels on x86: about five times slower
             weight_type=QuantType.QInt8,
+            reduce_range=self.weight_bits == 7,
             nodes_to_exclude=[last_layer(graph)],  # its logits would be clipped at the largest of the calibration
         )
         return target
 
 
 QUANTIZERS.register("int8-dynamic")(Int8Dynamic())
-QUANTIZERS.register("int8")(Int8())
+QUANTIZERS.register("int8")(Int8("int8", weight_bits=7))
+QUANTIZERS.register("int8-vnni")(Int8("int8-vnni", weight_bits=8))
 
 
 class CalibrationImages:

@@ -12,12 +12,16 @@ import zipfile
 
 import numpy as np
 
-from utils.core.card import CARD_KEY, INTEGER_SCHEMES, ModelCard
+from utils.core.card import CARD_KEY, ModelCard
 from utils.core.errors import UserError
 from utils.core.images import preprocess
+from utils.core.machine import saturates
 from utils.core.registry import Registry
 
 PREDICTORS = Registry("engine")
+
+# On x86 without VNNI, ONNX Runtime then multiplies int8 weights beyond ±64 with kernels that are slower but do not saturate.
+EXACT_INTEGERS = ("session.x64quantprecision", "1")
 
 
 def open_predictor(path, engine=None, classes=None, device="auto", image_size=None, threads=None):
@@ -115,6 +119,15 @@ class Predictor:
         self.card = card.replace(classes=classes) if classes is not None else card
         return self.card
 
+    def warning(self):
+        """One sentence where the file's 8-bit weights meet a CPU on which the fast integer kernels saturate, else None."""
+        if self.device != "cpu" or self.card.weight_bits != 8 or not saturates():
+            return None
+        return (
+            f"{self.path} has 8-bit integer weights, whose sums saturate on this CPU (no VNNI): exact but slower kernels are "
+            "used here, and programs that do not ask for them get wrong answers; quantize.py's scheme int8 is right everywhere"
+        )
+
     def prepare(self, image):
         """Pillow RGB image -> what the file takes for it: float32 (1, 3, S, S), or uint8 (1, H, W, 3) as it is."""
         return np.asarray(image)[None] if self.card.with_preprocessing else preprocess(image, self.card)
@@ -190,6 +203,7 @@ class OnnxPredictor(Predictor):
         onnxruntime.set_default_logger_severity(4)  # a provider that does not load is our sentence, not its page of text
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        options.add_session_config_entry(*EXACT_INTEGERS)
         options.intra_op_num_threads = threads or _cores()
 
         def open_session(providers):
@@ -208,7 +222,7 @@ class OnnxPredictor(Predictor):
         self._read_shapes()
 
     def _has_integers(self):
-        return bool(self.card_text) and ModelCard.from_json(self.card_text, self.path).scheme in INTEGER_SCHEMES
+        return bool(self.card_text) and ModelCard.from_json(self.card_text, self.path).weight_bits is not None
 
     def _read_shapes(self):
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()

@@ -19,18 +19,19 @@ def converted_folder(weights):
 class Shipped:
     """A file behind `predict`, tensor (N, 3, S, S) -> float32 logits, and `call`, the same for arrays.
 
-    Has `.path`, `.card`, `.device` (torch.device), `.bytes` on disk, `.engine` ("PyTorch" for a checkpoint) and
-    `.arithmetic`, which says in words what computes. `device` is auto, cpu or cuda; with auto a file or engine that cannot
-    use CUDA takes the CPU. `loading` is what `load_model` takes for a checkpoint without a card; `threads` are for every
-    engine alike. Raises UserError for a file that cannot be opened.
+    Has `.path`, `.card`, `.device` (torch.device), `.bytes` on disk, `.engine` ("PyTorch" for a checkpoint),
+    `.arithmetic`, which says in words what computes, and `.warning`, a sentence or None: see Predictor.warning.
+    `device` is auto, cpu or cuda; with auto a file or engine that cannot use CUDA takes the CPU. `loading` is what
+    `load_model` takes for a checkpoint without a card; `threads` are for every engine alike. Raises UserError for a file
+    that cannot be opened.
     """
 
     def __init__(self, path, device="cpu", threads=None, **loading):
-        self.path = pathlib.Path(path)
+        self.path, self.warning = pathlib.Path(path), None
         if self.path.suffix in (".onnx", ".pt", ".pt2"):
             predictor = open_predictor(path, classes=loading.get("classes"), device=device, threads=threads)
             self.card, self.call, self.engine = predictor.card, predictor, NAMES[predictor.engine]
-            self.device = torch.device(predictor.device)
+            self.device, self.warning = torch.device(predictor.device), predictor.warning()
         else:
             self.network, self.card = load_model(path, **loading)
             self.device, self.call, self.engine = choose_device(device), self._call_network, "PyTorch"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from utils.core.errors import UserError
-from utils.core.machine import cores, cpu_name
+from utils.core.machine import cores, cpu_features, cpu_name
 from utils.runtime.distributed import local_rank, processes_here
 
 
@@ -63,8 +63,9 @@ def exact_matmul():
 
 
 def describe_machine():
-    """What stands beside a measured speed: processor, cores, threads, torch, GPU."""
-    machine = {"cpu": cpu_name(), "cores": cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    """What stands beside a measured figure: processor and its instruction sets, cores, threads, torch, GPU."""
+    machine = {"cpu": cpu_name(), "cpu_features": cpu_features(), "cores": cores()}
+    machine |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     return machine

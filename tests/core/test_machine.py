@@ -1,0 +1,35 @@
+"""What is said of the processor: its instruction sets, and whether its integer kernels saturate."""
+
+import platform
+
+import pytest
+
+from utils.core.machine import INSTRUCTION_SETS, cpu_features, saturates
+
+X86 = (
+    "processor : 0\nvendor_id : AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_vnni avx512_bf16 avx512_vbmi2\nflags : none\n"
+)
+ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm asimddp\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "features"),
+    [(X86, ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]), (ARM, ["asimd", "asimddp"]), ("model name : none\n", [])],
+)
+def test_features_are_the_relevant_ones(text, features, tmp_path):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_features(tmp_path / "cpuinfo") == features
+
+
+def test_features_of_a_system_without_cpuinfo(tmp_path):
+    assert cpu_features(tmp_path / "nothing") == []
+
+
+def test_kernels_saturate_on_x86_without_vnni_alone():
+    """What ONNX Runtime answers here is what the instruction sets say."""
+    features = cpu_features()
+    assert set(features) <= set(INSTRUCTION_SETS)
+    if platform.machine() not in ("x86_64", "AMD64"):
+        assert not saturates()
+    elif features:
+        assert saturates() == (not {"avx512_vnni", "avx_vnni"} & set(features))
