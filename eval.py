@@ -21,7 +21,7 @@ from utils.data.datasets import dataset_of
 from utils.data.loader import eval_batches
 from utils.evaluation import plots
 from utils.evaluation.evaluate import evaluate
-from utils.evaluation.metrics import summarise
+from utils.evaluation.metrics import lines, summarise
 from utils.inference.shipped import NAMES, Shipped
 from utils.runtime.device import choose_device, describe_machine, share_cores
 
@@ -107,16 +107,10 @@ def worst(evaluation, split, card, most=24):
 
 
 def describe(result):
-    """The headline on one line each, and the weakest classes."""
-    low, high = result["Acc@1 95 % interval"]
-    lines = [f"loss   {result['loss']:.4f}", f"Acc@1  {result['Acc@1']:.4f}  (95 % interval {low:.4f} to {high:.4f})"]
-    if "Acc@5" in result:
-        lines.append(f"Acc@5  {result['Acc@5']:.4f}")
-    lines.append(f"macro  {', '.join(f'{name} {value:.4f}' for name, value in result['macro'].items())}")
-    lines.append(f"expected calibration error {result['expected calibration error']:.4f}, {result['images/s']:.0f} images/s")
+    """Every metric that is shown, the speed, and the three classes with the lowest F1."""
     weakest = sorted(result["per class"].items(), key=lambda item: item[1]["F1"])[:3]
-    lines.append("weakest classes: " + ", ".join(f"{name} (F1 {values['F1']:.3f})" for name, values in weakest))
-    return "\n".join(lines)
+    names = ", ".join(f"{name} (F1 {values['F1']:.3f})" for name, values in weakest)
+    return "\n".join([*lines(result), f"{result['images/s']:.0f} images/s", f"weakest classes: {names}"])
 
 
 if __name__ == "__main__":

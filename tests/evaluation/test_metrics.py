@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, top_k_accuracy_score
 
-from utils.evaluation.metrics import headline, summarise, topk_correct, wilson_interval
+from utils.evaluation.metrics import METRICS, headline, image_metrics, lines, metric, summarise, topk_correct, wilson_interval
 
 
 @pytest.fixture
@@ -25,6 +27,14 @@ def test_against_scikit_learn(answers):
     assert result["macro"]["F1"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-6)
     assert sum(v["support"] for v in result["per class"].values()) == result["samples"] == 501
     assert list(result)[:3] == ["loss", "Acc@1", "Acc@5"]
+    assert set(result["macro"]) == {"precision", "recall", "F1"}
+    assert set(result["per class"]["a"]) == {"precision", "recall", "F1", "support"}
+
+
+def test_the_headline_is_the_metrics_that_are_averages_over_images(answers):
+    logits, labels = answers
+    assert headline(logits, labels).items() <= summarise(logits, labels, list("abcdef")).items()
+    assert list(headline(logits, labels)) == list(image_metrics(6)) == [n for n, m in METRICS.items() if m.per == "image"]
 
 
 def test_under_five_classes_there_is_no_top_five():
@@ -44,6 +54,14 @@ def test_calibration_error_by_hand():
     assert summarise(probability.log(), labels, ["a", "b"])["expected calibration error"] == pytest.approx(0.3, abs=1e-5)
 
 
+def test_calibration_error_has_fifteen_bins():
+    # Answers at 0.62 that are all right and answers at 0.78 that are all wrong: in 15 bins they lie in two, in 5 in one.
+    probability = torch.tensor([[0.62, 0.38]] * 10 + [[0.78, 0.22]] * 10)
+    labels = torch.tensor([0] * 10 + [1] * 10)
+    error = METRICS["expected calibration error"](probability.log(), labels)
+    assert error == pytest.approx(0.5 * 0.38 + 0.5 * 0.78, abs=1e-5)
+
+
 def test_averages_do_not_depend_on_the_batches(answers):
     logits, labels = answers
     hits = sum(topk_correct(a, b, 1) for a, b in zip(logits.split(64), labels.split(64), strict=True))
@@ -51,7 +69,50 @@ def test_averages_do_not_depend_on_the_batches(answers):
 
 
 @pytest.mark.parametrize(
-    ("correct", "count", "low", "high"), [(9209, 10_000, 0.9155, 0.9260), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
+    ("correct", "count", "low", "high"),
+    [(9209, 10_000, 0.9155, 0.9260), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (0, 0, 0.0, 1.0)],
 )
 def test_wilson(correct, count, low, high):
     assert np.allclose(wilson_interval(correct, count), (low, high), atol=2e-4)
+
+
+def test_what_is_printed_follows_from_the_table(answers):
+    result = summarise(*answers, list("abcdef"))
+    printed = dict(line.split("  ", 1) for line in lines(result))
+    assert list(printed) == ["loss", "Acc@1", "Acc@5", "Acc@1 95 % interval", "expected calibration error", "macro average"]
+    assert (
+        printed["Acc@1"].strip() == f"{result['Acc@1']:.4f}" and f"F1 {result['macro']['F1']:.4f}" in printed["macro average"]
+    )
+    assert len({line.index(text.strip()) for line, text in zip(lines(result), printed.values(), strict=True)}) == 1  # aligned
+
+
+@pytest.fixture
+def toys():
+    """One more metric of each kind, as anybody adds one."""
+
+    @metric("entropy", per="image", probabilities=True)
+    def entropy(probabilities, labels):
+        return -(probabilities * probabilities.log()).sum(1)
+
+    @metric("false alarms", per="class", macro=False, shown=None)
+    def false_alarms(logits, labels):
+        return torch.bincount(logits.argmax(1)[logits.argmax(1) != labels], minlength=logits.shape[1])
+
+    @metric("classes answered", per="split", least_classes=3, shown=str)
+    def answered(logits, labels):
+        return len(logits.argmax(1).unique())
+
+    yield
+    for name in ("entropy", "false alarms", "classes answered"):
+        del METRICS[name]
+
+
+def test_a_new_metric_is_one_function(toys):
+    logits, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+    result = summarise(logits, labels, ["a", "b", "c"])
+    assert headline(logits, labels)["entropy"] == result["entropy"] == pytest.approx(math.log(3))
+    assert result["classes answered"] == 1 and result["per class"]["a"]["false alarms"] == 2
+    assert "false alarms" not in result["macro"]
+    printed = [line.split() for line in lines(result)]
+    assert ["classes", "answered", "1"] in printed and ["entropy", f"{math.log(3):.4f}"] in printed
+    assert "classes answered" not in summarise(logits[:, :2], labels % 2, ["a", "b"])

@@ -7,6 +7,7 @@ from models.build import build_model
 from models.checkpoint import save_checkpoint
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
+from utils.evaluation.metrics import METRICS, metric
 
 
 @pytest.fixture
@@ -49,6 +50,20 @@ def test_exported_files_go_through_the_same_evaluation(checkpoint, main_of, tmp_
     main_of("eval", "-w", tmp_path / ("x.onnx" if "onnx" in flags else "x.pt"))
     exported = result(tmp_path, f"custom_{flags[1]}")
     assert abs(exported["Acc@1"] - fp32["Acc@1"]) <= 1 / 359 and exported["samples"] == 359
+
+
+def test_a_new_metric_is_in_the_json_and_on_the_screen(checkpoint, main_of, tmp_path):
+    @metric("images answered 3", per="split", shown=lambda count: f"{count} of them")
+    def threes(logits, labels):
+        return int((logits.argmax(1) == 3).sum())
+
+    try:
+        _, out = main_of("eval", "-w", checkpoint)
+    finally:
+        del METRICS["images answered 3"]
+    got = result(tmp_path)
+    answered = sum(row[3] for row in got["confusion matrix"])
+    assert got["images answered 3"] == answered and f"{answered} of them" in out
 
 
 def test_output_goes_where_it_is_wanted(checkpoint, main_of, tmp_path):

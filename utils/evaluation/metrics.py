@@ -1,63 +1,183 @@
-"""What the answers of a network are worth: torchmetrics over all logits at once, so that no batch size can change it."""
+"""Metrics: one registered function each. JSON, printed lines, training curves and tests follow from the table METRICS.
 
-import math
+Every metric sees all the answers of a split at once, so that no batch size can change it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torchmetrics.functional import classification as tm
 
+from utils.core.registry import Registry
 
-def wilson_interval(correct, count, z=1.959964):
-    """The 95 % interval of a proportion, as fractions (Wilson 1927)."""
+METRICS = Registry("metric")
+
+
+def decimals(value):
+    """`0.9805`"""
+    return f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure about the answers of a network.
+
+    `function(scores, labels)` takes float (n, C) and int64 (n,). The scores are logits, or probabilities where
+    `probabilities` says so. What the function returns depends on `per`:
+
+    - "image": a value for each image, (n,). Their average is reported, after every epoch of training too.
+    - "class": a value for each class, (C,). Reported for each class and, where `macro`, averaged over those that occur.
+    - "split": one value that JSON can hold.
+
+    A metric is left out where the network has fewer than `least_classes` classes. `shown` turns the reported value into
+    text; with None it stands in the JSON alone. `curve` draws it by epoch in curves.png.
+    """
+
+    function: Callable
+    per: str
+    probabilities: bool = False
+    least_classes: int = 1
+    macro: bool = True
+    shown: Callable | None = decimals
+    curve: bool = False
+
+    def __call__(self, logits, labels):
+        """What is reported of the answers; for a metric of classes, the values of all of them as a tensor (C,)."""
+        values = self.function(logits.softmax(1) if self.probabilities else logits, labels)
+        return values.double().mean().item() if self.per == "image" else values
+
+
+def metric(name, **facts):
+    """Decorator: register the function below as the metric `name`; `facts` are the fields of Metric."""
+
+    def store(function):
+        METRICS.register(name)(Metric(function, **facts))
+        return function
+
+    return store
+
+
+@metric("loss", per="image", curve=True)
+def cross_entropy(logits, labels):
+    """In float64, natural logarithm."""
+    return torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+
+
+@metric("Acc@1", per="image", curve=True)
+def top1(logits, labels):
+    return topk_hits(logits, labels, 1)
+
+
+@metric("Acc@5", per="image", least_classes=5)
+def top5(logits, labels):
+    return topk_hits(logits, labels, 5)
+
+
+@metric("samples", per="split", shown=None)
+def samples(logits, labels):
+    return len(labels)
+
+
+@metric("Acc@1 95 % interval", per="split", shown=lambda ends: " to ".join(map(decimals, ends)))
+def top1_interval(logits, labels):
+    return list(wilson_interval(int(topk_correct(logits, labels, 1)), len(labels)))
+
+
+@metric("precision", per="class")
+def precision(logits, labels):
+    return tm.multiclass_precision(logits.argmax(1), labels, num_classes=logits.shape[1], average="none")
+
+
+@metric("recall", per="class")
+def recall(logits, labels):
+    return tm.multiclass_recall(logits.argmax(1), labels, num_classes=logits.shape[1], average="none")
+
+
+@metric("F1", per="class")
+def f1(logits, labels):
+    return tm.multiclass_f1_score(logits.argmax(1), labels, num_classes=logits.shape[1], average="none")
+
+
+@metric("support", per="class", macro=False)
+def support(logits, labels):
+    """Images of each class."""
+    return torch.bincount(labels, minlength=logits.shape[1])
+
+
+@metric("confusion matrix", per="split", shown=None)
+def confusion(logits, labels):
+    """Rows are the true classes, columns the answers."""
+    return tm.multiclass_confusion_matrix(logits.argmax(1), labels, num_classes=logits.shape[1]).tolist()
+
+
+@metric("expected calibration error", per="split", probabilities=True)
+def calibration_error(probabilities, labels):
+    """15 bins of equal width (Guo et al. 2017)."""
+    return tm.multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=15).item()
+
+
+def wilson_interval(correct, count):
+    """The 95 % interval of a proportion, as fractions (Wilson 1927); (0, 1) where nothing was counted."""
+    from scipy.stats import binomtest  # not above: it takes a tenth of a second that most scripts spare
+
     if count == 0:
         return 0.0, 1.0
-    share = correct / count
-    scale = 1 + z * z / count
-    centre = (share + z * z / (2 * count)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    interval = binomtest(correct, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def topk_hits(logits, labels, k):
+    """Whether each label is among the `k` greatest logits: bool (n,) on their device."""
+    best = logits.argmax(1, keepdim=True) if k == 1 else logits.topk(k, dim=1).indices
+    return (best == labels[:, None]).any(1)
 
 
 def topk_correct(logits, labels, k):
-    """How many of the labels stand among the `k` greatest logits, as a tensor on their device."""
-    best = logits.argmax(1, keepdim=True) if k == 1 else logits.topk(k, dim=1).indices
-    return (best == labels[:, None]).sum()
+    """How many of the labels are among the `k` greatest logits, as a tensor on their device."""
+    return topk_hits(logits, labels, k).sum()
+
+
+def image_metrics(classes):
+    """{name: Metric} of those that are averages over images, for a network of so many classes."""
+    return {name: m for name, m in METRICS.items() if m.per == "image" and classes >= m.least_classes}
 
 
 def headline(logits, labels):
-    """`loss`, `Acc@1` and, from five classes on, `Acc@5`: averages over samples, fractions of 1.
+    """The metrics that are averages over images: `loss`, `Acc@1` and, from five classes on, `Acc@5`.
 
     logits: float (n, C); labels: int64 (n,).
     """
-    losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
-    classes = logits.shape[1]
-    result = {"loss": losses.mean().item(), "Acc@1": topk_correct(logits, labels, 1).item() / len(labels)}
-    if classes >= 5:
-        result["Acc@5"] = topk_correct(logits, labels, 5).item() / len(labels)
-    return result
+    return {name: m(logits, labels) for name, m in image_metrics(logits.shape[1]).items()}
 
 
 def summarise(logits, labels, classes):
-    """Everything that eval.py reports of the answers.
+    """All metrics, as eval.py reports them.
 
-    logits: float (n, C); labels: int64 (n,); classes: the C names. Gives `headline`, then `samples`, the interval of
-    Acc@1, macro averages over the classes that occur, per-class precision, recall, F1 and support, the confusion matrix
-    (rows are the true classes) and the expected calibration error (15 bins, Guo et al. 2017).
+    logits: float (n, C); labels: int64 (n,); classes: the C names. Metrics of classes stand under "per class", by the
+    names, and their averages over the classes that occur under "macro".
     """
-    count = len(classes)
-    kinds = {"precision": tm.multiclass_precision, "recall": tm.multiclass_recall, "F1": tm.multiclass_f1_score}
-    predicted = logits.argmax(1)
-    each = {name: f(predicted, labels, num_classes=count, average="none").tolist() for name, f in kinds.items()}
-    support = torch.bincount(labels, minlength=count).tolist()
-    present = [i for i in range(count) if support[i]]
-    matrix = tm.multiclass_confusion_matrix(predicted, labels, num_classes=count)
-    low, high = wilson_interval(int(matrix.trace()), len(labels))
-    return headline(logits, labels) | {
-        "samples": len(labels),
-        "Acc@1 95 % interval": [low, high],
-        "macro": {name: sum(values[i] for i in present) / len(present) for name, values in each.items()},
-        "per class": {
-            name: {kind: values[i] for kind, values in each.items()} | {"support": support[i]} for i, name in enumerate(classes)
-        },
-        "confusion matrix": matrix.tolist(),
-        "expected calibration error": tm.multiclass_calibration_error(logits.softmax(1), labels, count, n_bins=15).item(),
-    }
+    present, result = labels.unique(), {}
+    for name, m in METRICS.items():
+        if len(classes) < m.least_classes:
+            continue
+        values = m(logits, labels)
+        if m.per != "class":
+            result[name] = values
+            continue
+        if m.macro:
+            result.setdefault("macro", {})[name] = values[present].double().mean().item()
+        each = result.setdefault("per class", {})
+        for label, value in zip(classes, values.tolist(), strict=True):
+            each.setdefault(label, {})[name] = value
+    return result
+
+
+def lines(result):
+    """What to print of `summarise`: a line for each metric that is shown, and one for the macro averages."""
+    whole = {name: m for name, m in METRICS.items() if m.per != "class" and name in result}
+    shown = [(name, m.shown(result[name])) for name, m in whole.items() if m.shown]
+    macro = [f"{name} {METRICS[name].shown(v)}" for name, v in result.get("macro", {}).items() if METRICS[name].shown]
+    shown += [("macro average", ", ".join(macro))] if macro else []
+    width = max(len(name) for name, _ in shown)
+    return [f"{name:{width}}  {text}" for name, text in shown]

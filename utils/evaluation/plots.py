@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.core.files import replacing
+from utils.evaluation.metrics import METRICS
 
 matplotlib.use("Agg")
 
@@ -31,18 +32,20 @@ def image_grid(images, mean, std, columns=8):
 
 
 def training_curves(history, path, title):
-    """Loss, accuracy and learning rate by epoch, from the history of a run."""
+    """Metrics that have a `curve`, and the learning rate, by epoch, from the "epochs" of a history.json."""
     epochs = [record["epoch"] for record in history]
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for axis, name in zip(axes, ("loss", "Acc@1"), strict=False):
+    names = [name for name, metric in METRICS.items() if metric.curve]
+    panels = len(names) + 1
+    figure, axes = plt.subplots(1, panels, figsize=(1 + 4 * panels, 3.6), layout="constrained")
+    for axis, name in zip(axes, names, strict=False):
         for split, colour in (("train", GREY), ("val", BLUE)):
-            points = [(r["epoch"], r[split][name]) for r in history if split in r]
+            points = [(r["epoch"], r[split][name]) for r in history if name in r.get(split, ())]
             if points:
                 axis.plot(*zip(*points, strict=True), color=colour, label=split, marker="o" if len(points) < 30 else None, ms=3)
         axis.set(title=name, xlabel="epoch")
         axis.legend(frameon=False)
-    axes[2].plot(epochs, [record["lr"] for record in history], color=ORANGE)
-    axes[2].set(title="learning rate at the end of the epoch", xlabel="epoch", yscale="log")
+    axes[-1].plot(epochs, [record["lr"] for record in history], color=ORANGE)
+    axes[-1].set(title="learning rate at the end of the epoch", xlabel="epoch", yscale="log")
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
