@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read without running any code that a file may carry."""
 
+import io
 import pickle
 import re
 
@@ -8,13 +9,15 @@ import torch
 from models.build import build_model
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
-from utils.core.files import replacing
+from utils.core.files import write_bytes
+from utils.core.integrity import sealed, verify
 
 
 def save_checkpoint(path, contents):
     """Write a dict of tensors and plain values to `path`; a crash leaves the file that was there before."""
-    with replacing(path) as temporary:
-        torch.save(contents, temporary)
+    buffer = io.BytesIO()  # torch's own writer ends in a RuntimeError where the disk is full
+    torch.save(contents, buffer)
+    write_bytes(path, sealed(buffer.getvalue()))
 
 
 def read_checkpoint(path):
@@ -23,6 +26,7 @@ def read_checkpoint(path):
     Raises UserError for a file that is missing, unreadable, holds pickled code, or holds no weights.
     """
     try:
+        verify(path)
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None

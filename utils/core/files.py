@@ -1,44 +1,132 @@
-"""Where results go, and how files are written: completely or not at all."""
+"""Where results go, and how files are written: completely or not at all, and never over an input."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
-import tempfile
-from contextlib import contextmanager
+import secrets
+import stat
+
+from utils.core.errors import UserError
 
 RESULTS = pathlib.Path("results")
+TEMPORARY = ".tmp-"  # with this the names of unfinished files begin
+_inputs = set()  # (device, inode) of every file that this process must not write to
 
 
-@contextmanager
+class WriteError(UserError):
+    """A file cannot be written: its name and the reason. The file that was there before is untouched."""
+
+    def __init__(self, path, reason):
+        super().__init__(f"{path} cannot be written ({reason})")
+        self.reason = reason
+
+
+def protect(*paths):
+    """Remember files that a run reads, so that no output replaces one of them; what does not exist is left out."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            _inputs.add(_identity(os.stat(path)))
+
+
+@contextlib.contextmanager
 def replacing(path):
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes its place, on failure it goes.
 
-    The temporary name keeps the suffix of `path`, because some writers choose their format by it.
+    A link is followed: its target is replaced. The temporary name is short and keeps the suffix of `path`, because some
+    writers choose their format by it. What earlier runs left unfinished in the folder is removed. Raises WriteError, naming
+    `path`, for an input (see `protect`), for what is no regular file, such as a device, and for every fault of the disk.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(descriptor)
+    target = pathlib.Path(os.path.realpath(path))
     try:
-        yield pathlib.Path(name)
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp's 0600 would hide results from the rest of the team
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
-        raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse(path, target)
+        _remove_leftovers(target.parent)
+        temporary, descriptor = _create(target)
+    except OSError as error:
+        raise WriteError(path, error.strerror or error) from None
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # readable for the rest of the team
+        _flush(temporary)
+        _refuse(path, target)
+        os.replace(temporary, target)
+        _flush(target.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        about_another = getattr(error, "filename", None) not in (None, str(temporary), str(target))
+        if not isinstance(error, OSError) or about_another:
+            raise
+        raise WriteError(path, error.strerror or error) from None
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path, content):
+    """Write `content` to `path` atomically and return the path."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return pathlib.Path(path)
 
 
 def write_text(path, text):
-    """Write `text` to `path` atomically and return the path."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return pathlib.Path(path)
+    """Write `text` to `path` atomically, as UTF-8, and return the path."""
+    return write_bytes(path, text.encode())
 
 
 def write_json(path, value):
     """Write `value` to `path` as indented JSON, atomically, and return the path. Raises ValueError for NaN."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _identity(status):
+    return status.st_dev, status.st_ino
+
+
+def _refuse(path, target):
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise WriteError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+    if _identity(status) in _inputs:
+        raise WriteError(path, "it is an input of this run; name another file")
+
+
+def _create(target):
+    """`(path, descriptor)` of a new file beside `target`; its lock is held until the descriptor is closed."""
+    while True:
+        temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{target.suffix[:16]}")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temporary.exists():  # not removed by another run before it was locked
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder):
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError), open(leftover, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where the run that writes it is alive
+            leftover.unlink()
+
+
+def _flush(path):
+    """Have the disk hold a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir():  # some file systems cannot flush a folder
+            raise error
+    finally:
+        os.close(descriptor)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

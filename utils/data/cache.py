@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.core.errors import UserError
-from utils.core.files import replacing
+from utils.core.files import WriteError, replacing
 from utils.core.machine import cores, free_memory
 from utils.data.stores import ArrayStore, FileStore, _shrunk_array, _uniform, shrunk
 
@@ -126,10 +126,8 @@ def _open_packed(split, side, folder, show):
             with replacing(path) as temporary, open(temporary, "wb") as file:
                 sizes = _decode_all(split, side, file.write, show)
                 file.write(sizes.astype("<i8").tobytes() + np.array([len(sizes)], "<i8").tobytes())
-        except OSError as error:
-            raise UserError(
-                f"the image cache {path} cannot be written ({error.strerror}); give --cache ram or --cache off"
-            ) from None
+        except WriteError as error:
+            raise UserError(f"the image cache {error}; give --cache ram or --cache off") from None
         for stale in folder.glob(f"{prefix}*.bin"):
             if stale != path:
                 stale.unlink(missing_ok=True)

@@ -142,9 +142,9 @@ def report(predictor, pictures, *, topk, show_topk, batch_size, threshold, max_p
         show = _show_one if len(pictures) == 1 else _show_many
         show(answers, seconds, predictor, show_topk)
     if json:
-        _write("--json", json, _as_json(answers, seconds, predictor))
+        _write(json, _as_json(answers, seconds, predictor))
     if csv:
-        _write("--csv", csv, _as_csv(answers, ask.topk))
+        _write(csv, _as_csv(answers, ask.topk))
     if save_dir:
         _draw_all(pictures, answers, save_dir, max_pixels)
     return SOME_UNREADABLE if faults else 0
@@ -273,14 +273,11 @@ def _printable(path):
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _write(flag, path, text):
+def _write(path, text):
     if path == "-":
         sys.stdout.write(text)
         return
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{flag} {path} cannot be written ({error.strerror})") from None
+    write_text(path, text)
 
 
 def _draw_all(pictures, answers, folder, max_pixels):
@@ -292,11 +289,8 @@ def _draw_all(pictures, answers, folder, max_pixels):
         if answer.fault:
             continue
         target = _free_name(pathlib.Path(folder, picture.name), taken)
-        try:
-            with replacing(target) as temporary:
-                draw(_load(picture.path, max_pixels), f"{answer.label} {answer.top[0][1]:.2f}").save(temporary)
-        except OSError as error:
-            raise UserError(f"--save_dir {folder}: {target} cannot be written ({error.strerror or error})") from None
+        with replacing(target) as temporary:
+            draw(_load(picture.path, max_pixels), f"{answer.label} {answer.top[0][1]:.2f}").save(temporary)
 
 
 def _free_name(path, taken):

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from utils.core.files import write_json
+from utils.core.files import WriteError, write_json
 from utils.core.machine import cache_folder, cpu_name
 
 
@@ -28,8 +28,8 @@ def _remembered(name, key, measure):
         known[key] = measure()
         try:
             write_json(cache, known)
-        except OSError as error:
-            return known[key], f"what was measured could not be kept in {cache} ({error.strerror})"
+        except WriteError as error:
+            return known[key], f"what was measured could not be kept: {error}"
     return known[key], None
 
 
