@@ -3,7 +3,7 @@ import os
 import pytest
 
 from utils.core.files import replacing, write_json, write_text
-from utils.core.text import si, table
+from utils.core.text import plural, si, table
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -35,3 +35,8 @@ def test_metric_prefixes(value, text):
 
 def test_table_aligns():
     assert table(["name", "n"], [["a", 10], ["bcdef", 2]]).splitlines() == ["name    n", "─────  ──", "a      10", "bcdef   2"]
+
+
+def test_a_count_agrees_with_its_noun():
+    assert [plural(n, "file") for n in (0, 1, 2, 1200)] == ["0 files", "1 file", "2 files", "1,200 files"]
+    assert [plural(n, "class", "classes") for n in (1, 3)] == ["1 class", "3 classes"]

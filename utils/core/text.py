@@ -1,4 +1,9 @@
-"""Quantities with metric prefixes, and text tables."""
+"""Counts with their noun, quantities with metric prefixes, and text tables."""
+
+
+def plural(count, noun, many=None):
+    """A count with its noun: `plural(1, "file")` is `1 file`, `plural(2000, "class", "classes")` is `2,000 classes`."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
 def si(value, unit="", digits=4):
