@@ -1,4 +1,4 @@
-"""Look at an image folder before training on it: classes, counts, sizes, broken files, pictures that are in two splits.
+"""Look at an image folder before training on it: classes, counts, sizes, broken files, images that are in two splits.
 
 python3 check_dataset.py photos/
 python3 check_dataset.py photos/ --json report.json
@@ -16,7 +16,7 @@ from utils.core.errors import SOME_UNREADABLE, UserError, run
 from utils.core.files import write_json
 from utils.core.images import load_image
 from utils.core.machine import cores
-from utils.core.text import table
+from utils.core.text import plural, table
 from utils.data.datasets import open_dataset
 
 
@@ -37,7 +37,7 @@ def look(path):
 
 
 def inspect(dataset):
-    """Counts by split and class, the spread of the sizes, faults, and pictures that occur more than once."""
+    """Counts by split and class, the spread of the sizes, faults, and images that occur more than once."""
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
     places = [(split.name, path) for split in splits for path in split.paths]
     with ThreadPoolExecutor(cores()) as pool:
@@ -75,12 +75,12 @@ def show(report):
         common = ", ".join(f"{size} ({count})" for size, count in report["most common sizes"])
         lines.append(f"short side {low} to {high} px; most common sizes: {common}")
     for name, what in (
-        ("unreadable", "do not decode"),
-        ("in two splits", "are in two splits"),
-        ("repeated in a split", "repeat"),
+        ("unreadable", ("file does not decode", "files do not decode")),
+        ("in two splits", ("image is in two splits", "images are in two splits")),
+        ("repeated in a split", ("image repeats", "images repeat")),
     ):
         found = report[name]
-        lines.append(f"{len(found)} {'files' if name == 'unreadable' else 'pictures'} {what}" + (":" if found else ""))
+        lines.append(plural(len(found), *what) + (":" if found else ""))
         lines += ["  " + (item if isinstance(item, str) else " = ".join(path for _, path in item)) for item in found[:10]]
         if len(found) > 10:
             lines.append(f"  and {len(found) - 10} more" + ("" if name == "unreadable" else " (--json has all)"))

@@ -1,4 +1,4 @@
-"""Evaluate a trained model on labelled images, and write every figure as JSON with two pictures beside it.
+"""Evaluate a trained model on labelled images, and write every figure as JSON with two plots beside it.
 
 python3 eval.py -w weights/FashionMNIST/resnet18/best_model.pth       the data set and split that training reported
 python3 eval.py -w weights/photos/resnet18/best_model.pth --split val
@@ -17,6 +17,7 @@ from utils.core.card import read_classes
 from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, write_json
 from utils.core.machine import keep_memory
+from utils.core.text import plural
 from utils.data.datasets import dataset_of
 from utils.data.loader import eval_batches
 from utils.evaluation import plots
@@ -52,7 +53,8 @@ def main():
     name = "_".join(filter(None, (card.architecture, card.scheme or ENGINES.get(shipped.engine))))
     split, dataset = choose_split(card, args)
     workers = share_cores(args.num_workers if split.paths else 0, device)[1]
-    print(f"{name} on {dataset.name} {split.name}: {len(split):,} images at {card.image_size} px, batches of {args.batch_size}")
+    count = plural(len(split), "image")
+    print(f"{name} on {dataset.name} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answer(shipped, split, args, workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
@@ -74,13 +76,13 @@ def main():
 
 
 def answer(shipped, split, args, workers):
-    """The answers of a file to a whole split; one that holds the preprocessing is given the pictures as they are."""
+    """The answers of a file to a whole split; one that holds the preprocessing is given the images as they are."""
     if not shipped.card.with_preprocessing:
         return evaluate(shipped.predict, eval_batches(split, shipped.card, args.batch_size, shipped.device, workers=workers))
     predictor, labels = shipped.call, torch.from_numpy(split.labels)
     parts = torch.arange(len(split)).split(args.batch_size)
-    pictures = (([predictor.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
-    return evaluate(lambda prepared: torch.from_numpy(predictor.answer(prepared)), pictures)
+    images = (([predictor.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
+    return evaluate(lambda prepared: torch.from_numpy(predictor.answer(prepared)), images)
 
 
 def choose_split(card, args):
@@ -98,7 +100,7 @@ def choose_split(card, args):
 
 
 def worst(evaluation, split, card, most=24):
-    """The wrong answers with the highest probability: (picture, true class, answer, probability)."""
+    """The wrong answers with the highest probability: (image, true class, answer, probability)."""
     probability, answer = evaluation.logits.softmax(1).max(1)
     wrong = (answer != evaluation.labels).nonzero().flatten()
     wrong = wrong[probability[wrong].argsort(descending=True)][:most].tolist()

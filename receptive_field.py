@@ -15,7 +15,6 @@ the checkpoint was trained on (digits where that is not found). With -m alone th
 
 import difflib
 import math
-import pathlib
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, write_json
 from utils.core.images import load_image, preprocess, resize_and_crop
 from utils.core.text import table
-from utils.data.datasets import dataset_of, open_dataset
+from utils.data.datasets import dataset_of, is_present, open_dataset
 from utils.evaluation import plots
 from utils.receptive_field.analytic import analytic_fields
 from utils.receptive_field.gradient import CAP, gradient_fields
@@ -154,10 +153,8 @@ def choose_images(card, args):
 
 def _is_here(card):
     """Whether the training data can be read without a download."""
-    name, folder = card.training.get("dataset"), card.training.get("data_dir", "data/")
-    if name == "FashionMNIST":
-        return pathlib.Path(folder, name, "raw").is_dir()
-    return name == "digits" or bool(name and pathlib.Path(name).is_dir())
+    name = card.training.get("dataset")
+    return bool(name) and is_present(name, card.training.get("data_dir", "data/"))
 
 
 def heat_of(network, card, layer, split, count):

@@ -17,7 +17,7 @@ NORM = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def smooth_pictures(count, side, channels=1):
-    """Real pictures, large and smooth: digits brought up to `side`."""
+    """Real images, large and smooth: digits brought up to `side`."""
     digits = load_digits().images[:count] * (255 / 16)
     images = [Image.fromarray(d.astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC) for d in digits]
     return torch.from_numpy(np.stack([np.asarray(i) for i in images]))[:, None].expand(-1, channels, -1, -1).contiguous()
@@ -105,8 +105,8 @@ def test_every_augmentation_gives_the_network_its_input(name, channels):
     images = smooth_pictures(6, 40, channels)
     if augment.per_image:
         torch.manual_seed(0)
-        pictures = [Image.fromarray(i.permute(1, 2, 0).squeeze().numpy()).convert("RGB") for i in images]
-        images = torch.stack([augment.per_image(picture) for picture in pictures])
+        images = [Image.fromarray(i.permute(1, 2, 0).squeeze().numpy()).convert("RGB") for i in images]
+        images = torch.stack([augment.per_image(image) for image in images])
     out = augment(Pixels(images), np.random.default_rng(0))
     assert out.shape == (6, 3, 32, 32) and out.dtype == torch.float32 and out.is_contiguous(memory_format=torch.channels_last)
     low, high = (0 - max(IMAGENET_MEAN)) / min(IMAGENET_STD), (1 - min(IMAGENET_MEAN)) / min(IMAGENET_STD)

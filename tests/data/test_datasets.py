@@ -56,7 +56,7 @@ def test_stratified_split_keeps_and_holds_out_of_every_class(fraction):
     assert sorted([*kept, *held]) == list(range(109))
     assert set(labels[kept]) == set(labels[held]) == {0, 1, 2}
     kept, held = stratified_split(np.array([0, 1, 1]), fraction)
-    assert 0 in kept  # the only picture of a class stays in training
+    assert 0 in kept  # the only image of a class stays in training
 
 
 def test_image_folder_matches_classes_by_name_and_ignores_what_is_hidden(photos):
@@ -127,7 +127,7 @@ def test_fashion_mnist_without_network_says_where_the_files_go(tmp_path, monkeyp
     with pytest.raises(UserError) as error:
         open_dataset("FashionMNIST", str(tmp_path))
     message = str(error.value)
-    assert "train-images-idx3-ubyte.gz" in message and "FashionMNIST/raw" in message and "--dataset digits" in message
+    assert "train-images-idx3-ubyte.gz" in message and "FashionMNIST/raw" in message and "data set digits" in message
     assert "\n" not in message
 
 
@@ -214,7 +214,7 @@ def test_the_data_set_of_a_card(photos, tmp_path):
         dataset_of(ModelCard("custom", ["red", "green", "pink"], 32, training={"dataset": "x"}), str(photos))
     with pytest.raises(UserError, match="3 classes, the model was trained on 2"):
         dataset_of(ModelCard("custom", ["a", "b"]), str(photos))
-    with pytest.raises(UserError, match="--dataset"):
+    with pytest.raises(UserError, match="names no data set"):
         dataset_of(ModelCard("custom", ["a", "b"]))
 
 
@@ -231,7 +231,7 @@ def test_grey_pictures_become_three_channels(tmp_path):
 @pytest.mark.data
 @pytest.mark.parametrize("size", [32, 64])
 def test_the_ten_thousand_test_images_are_answered_alike_through_both_paths(real_data, main_of, tmp_path, size):
-    """Batched evaluation against utils.core.images, picture by picture, with a trained network."""
+    """Batched evaluation against utils.core.images, image by image, with a trained network."""
     from models.checkpoint import load_model
     from utils.core.images import normalise, resize_and_crop
 

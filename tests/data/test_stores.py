@@ -14,8 +14,8 @@ from utils.data.stores import ArrayStore, FileStore, PackedStore, Pixels, Transf
 EVERY = torch.arange(24)
 
 
-def pictures(pixels):
-    """Each picture of a batch alone, as (H, W, C)."""
+def images(pixels):
+    """Each image of a batch alone, as (H, W, C)."""
     return [
         image[:, :h, :w].permute(1, 2, 0).numpy() for image, (h, w) in zip(pixels.data, pixels.heights_widths(), strict=True)
     ]
@@ -29,11 +29,11 @@ def train(photos):
 @pytest.mark.parametrize("cache", ["ram", "disk", "off", "auto"])
 def test_every_cache_gives_the_same_pictures(train, tmp_path, cache):
     store = open_store(train, 30, cache, tmp_path / "cache", show=False)
-    got = pictures(store.gather(EVERY))
-    for i, picture in enumerate(got):
+    got = images(store.gather(EVERY))
+    for i, shown in enumerate(got):
         image = train.image(i)
         wanted = resize_shorter(image, 30) if min(image.size) > 30 else image
-        assert np.array_equal(picture, np.asarray(wanted))
+        assert np.array_equal(shown, np.asarray(wanted))
     assert isinstance(store, FileStore) == (cache == "off")
 
 
@@ -50,11 +50,11 @@ def test_the_file_is_used_again_until_something_changes(train, tmp_path):
     Image.new("RGB", (50, 40), "white").save(train.paths[3])
     store = open_store(train, 30, "disk", folder, show=False)
     assert not first.exists() and len(list(folder.iterdir())) == 2
-    assert pictures(store.gather(torch.tensor([3])))[0].min() > 250
+    assert images(store.gather(torch.tensor([3])))[0].min() > 250
 
 
 def test_a_broken_file_is_named_and_leaves_no_half_cache(train, tmp_path):
-    train.paths[5].write_text("no picture")
+    train.paths[5].write_text("no image")
     with pytest.raises(UserError, match=str(train.paths[5].name)):
         open_store(train, 30, "disk", tmp_path / "cache", show=False)
     assert not list((tmp_path / "cache").iterdir())
@@ -62,7 +62,7 @@ def test_a_broken_file_is_named_and_leaves_no_half_cache(train, tmp_path):
 
 def test_a_folder_that_cannot_be_written_says_what_to_do(train, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match="--cache ram"):
+    with pytest.raises(UserError, match="ram and off need no file"):
         open_store(train, 30, "disk", tmp_path / "cache", show=False)
 
 

@@ -38,7 +38,7 @@ def test_a_checkpoint_without_a_card_takes_model_and_data_set(main_of, tmp_path)
     torch.save({"model": build_model("custom", 10, 16).state_dict()}, tmp_path / "bare.pth")
     main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom", "-d", "digits")
     assert result(tmp_path)["samples"] == 359
-    with pytest.raises(UserError, match="--dataset"):
+    with pytest.raises(UserError, match="names no data set"):
         main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom")
 
 

@@ -77,7 +77,7 @@ class ModelCard:
             card = cls(**{key: value for key, value in values.items() if key in names})
             bits = card.weight_bits
         except (TypeError, AttributeError) as error:
-            raise UserError(f"the model card in {source} is not readable ({error}); give --model and --classes") from None
+            raise UserError(f"the model card in {source} is not readable ({error}); name architecture and classes") from None
         if bits not in (None, 7, 8):
             raise UserError(f"the model card in {source} says that its integer weights have {bits} bits; 7 and 8 are known")
         if card.interpolation != "bilinear":
@@ -89,7 +89,7 @@ class ModelCard:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise UserError(f"the model card in {source} is not JSON ({error}); give --classes") from None
+            raise UserError(f"the model card in {source} is not JSON ({error}); name architecture and classes") from None
         return cls.from_dict(values, source)
 
 
@@ -99,7 +99,8 @@ def read_classes(path):
         with open(path, encoding="utf-8") as file:
             names = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes {path} cannot be read ({getattr(error, 'strerror', None) or 'not a text file'})") from None
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{path} cannot be read ({reason})", option="classes") from None
     if not names:
-        raise UserError(f"--classes {path} holds no class names; write one a line")
+        raise UserError(f"{path} holds no class names; write one a line", option="classes")
     return names

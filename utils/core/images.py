@@ -45,14 +45,14 @@ def load_image(path, max_pixels=MAX_PIXELS):
             with Image.open(path) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise UserError(f"{path} has {width}×{height} pixels, over the limit of {max_pixels:,} (--max_pixels)")
+                    raise UserError(f"{path} has {width}×{height} pixels, over the limit of {max_pixels:,}")
                 return to_rgb(image)
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except Image.DecompressionBombError:
-        raise UserError(f"{path} has too many pixels to decode safely (--max_pixels)") from None
+        raise UserError(f"{path} has too many pixels to decode safely") from None
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, … on broken files
         raise UserError(f"{path} is not a readable image ({type(error).__name__}: {error})") from None
 

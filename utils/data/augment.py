@@ -1,6 +1,6 @@
 """Training augmentation: batched, random per sample, on the device that the batch is on.
 
-The random numbers of a batch come from a numpy generator on the CPU, as a few values a picture; the pictures themselves are
+The random numbers of a batch come from a numpy generator on the CPU, as a few values an image; the images themselves are
 touched by a handful of batched operations. Random resized crop, rotation, flip and centre crop are one affine map from
 output to input pixels, so they are one `grid_sample`.
 """
@@ -52,7 +52,7 @@ class CropRotateFlip(Augmentation):
 
 @AUGMENTATIONS.register("trivial")
 class Trivial(CropRotateFlip):
-    """Random resized crop and flip, then TrivialAugmentWide (Müller & Hutter 2021), one draw for each picture."""
+    """Random resized crop and flip, then TrivialAugmentWide (Müller & Hutter 2021), one draw for each image."""
 
     degrees = 0.0
 
@@ -77,7 +77,7 @@ class Centre(Augmentation):
 
 @AUGMENTATIONS.register("flip_shift")
 class FlipShift(Centre):
-    """The inference preprocessing, every other picture mirrored, and moved by whole pixels: for pictures aligned already.
+    """The inference preprocessing, every other image mirrored, and moved by whole pixels: for images aligned already.
 
     Up to a 28th of the side either way, down and across; what comes in is black.
     """
@@ -97,7 +97,7 @@ class FlipShift(Centre):
 
 @AUGMENTATIONS.register("torchvision")
 class Torchvision(Augmentation):
-    """The distribution of `default` as torchvision's transforms, one picture at a time in the loader's workers."""
+    """The distribution of `default` as torchvision's transforms, one image at a time in the loader's workers."""
 
     def __init__(self, image_size, mean, std, short_side=None):
         super().__init__(image_size, mean, std, short_side)
@@ -117,7 +117,7 @@ class Torchvision(Augmentation):
 
 
 def erase(images, random, probability, scale=(0.02, 0.33), ratio=(0.3, 3.3)):
-    """Random erasing (Zhong et al. 2017): in each picture, with `probability`, a box becomes the mean colour. In place."""
+    """Random erasing (Zhong et al. 2017): in each image, with `probability`, a box becomes the mean colour. In place."""
     count, _, height, width = images.shape
     area = random.uniform(*scale, count) * height * width
     aspect = np.exp(random.uniform(*np.log(ratio), count))
@@ -128,7 +128,7 @@ def erase(images, random, probability, scale=(0.02, 0.33), ratio=(0.3, 3.3)):
 
 
 def mix(images, labels, classes, random, mixup=0.0, cutmix=0.0):
-    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), a share λ ~ Beta(α, α) for each picture.
+    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), a share λ ~ Beta(α, α) for each image.
 
     images: float (N, 3, S, S); labels: int64 (N,). Gives the mixed images and soft labels float (N, classes). With both
     α above 0, each batch takes one of them at random.
@@ -150,7 +150,7 @@ def mix(images, labels, classes, random, mixup=0.0, cutmix=0.0):
 
 
 def _box_mask(images, top, left, h, w):
-    """bool (N, 1, H, W), true inside of each picture's box."""
+    """bool (N, 1, H, W), true inside of each image's box."""
     device = images.device
     edges = send(np.stack([top, top + h, left, left + w]).astype(np.int64), device)
     y, x = (torch.arange(n, device=device) for n in images.shape[-2:])

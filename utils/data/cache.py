@@ -28,7 +28,7 @@ def open_store(split, side, cache="auto", folder="data/cache", show=True):
     """The store for a split at short side `side` px.
 
     `ram` decodes everything now, `disk` keeps that in a memory-mapped file under `folder` for the next run too, `off`
-    decodes at every use; `auto` is `disk` where the decoded pictures fit in half of the free memory and of the free disk.
+    decodes at every use; `auto` is `disk` where the decoded images fit in half of the free memory and of the free disk.
     Raises UserError that names the files that do not decode, and where the file cannot be written.
     """
     if split.arrays is not None:
@@ -67,7 +67,7 @@ CHUNK, PIECE = 32, 1024  # files that a process decodes at a time, and files tha
 
 
 def _decode_all(split, side, sink, show):
-    """Decode every picture in parallel, hand the bytes to `sink` in order, and return the sizes, int64 (n, 2).
+    """Decode every image in parallel, hand the bytes to `sink` in order, and return the sizes, int64 (n, 2).
 
     In processes, as small files cost more in the interpreter, which threads share, than in the decoder.
     """
@@ -91,7 +91,7 @@ def _decode_all(split, side, sink, show):
 
 
 def _decode_chunk(split, side):
-    """The bytes of the pictures one after the other, their heights and widths, and what is wrong with those that are broken."""
+    """The bytes of the images one after the other, their heights and widths, and what is wrong with those that are broken."""
     images, faults = [], []
     for index in range(len(split)):
         try:
@@ -127,7 +127,7 @@ def _open_packed(split, side, folder, show):
                 sizes = _decode_all(split, side, file.write, show)
                 file.write(sizes.astype("<i8").tobytes() + np.array([len(sizes)], "<i8").tobytes())
         except WriteError as error:
-            raise UserError(f"the image cache {error}; give --cache ram or --cache off") from None
+            raise UserError(f"the image cache {error}; ram and off need no file", option="cache") from None
         for stale in folder.glob(f"{prefix}*.bin"):
             if stale != path:
                 stale.unlink(missing_ok=True)

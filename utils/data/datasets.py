@@ -1,5 +1,10 @@
-"""The data sets by name or path, and the one that a model was trained on."""
+"""The data sets by name or path, and the one that a model was trained on.
 
+A new data set is one class under `@DATASETS.register(name)`: `load(folder)` returns a Dataset, `is_present(folder)` says
+whether its files are in the folder already.
+"""
+
+import importlib.util
 import os
 import pathlib
 import socket
@@ -21,21 +26,27 @@ def open_dataset(name, data_dir="data/", val_fraction=0.1):
     with its own `val/` keeps that. Raises UserError for an unknown name and for everything wrong with the files.
     """
     if name in DATASETS:
-        dataset = DATASETS[name](data_dir)
+        dataset = DATASETS[name].load(pathlib.Path(data_dir))
     elif os.path.isdir(name):
         dataset = image_folder(name)
     elif os.path.exists(name):
-        raise UserError(f"--dataset {name} is a file; give the folder that holds train/<class>/…")
+        raise UserError(f"{name} is a file; give the folder that holds train/<class>/…", option="dataset")
     elif os.sep in str(name) or str(name).startswith("."):
-        raise UserError(f"--dataset {name} does not exist; give the folder that holds train/<class>/…")
+        raise UserError(f"{name} does not exist; give the folder that holds train/<class>/…", option="dataset")
     else:
         DATASETS[name]  # raises with the known names
     if dataset.val is None and val_fraction > 0:
         kept, held = stratified_split(dataset.train.labels, val_fraction)
         if not len(held):
-            raise UserError(f"--val_fraction {val_fraction} of {len(dataset.train)} images holds out none; give more")
+            count = len(dataset.train)
+            raise UserError(f"a share of {val_fraction} of {count} images holds out none; give more", option="val_fraction")
         dataset.train, dataset.val = dataset.train.subset(kept), dataset.train.subset(held, "val")
     return dataset
+
+
+def is_present(name, data_dir="data/"):
+    """Whether a data set can be opened without a download: a registered one in `data_dir`, an image folder by its path."""
+    return DATASETS[name].is_present(pathlib.Path(data_dir)) if name in DATASETS else os.path.isdir(name)
 
 
 def dataset_of(card, dataset=None, data_dir=None):
@@ -46,13 +57,15 @@ def dataset_of(card, dataset=None, data_dir=None):
     facts = card.training
     name = dataset or facts.get("dataset")
     if name is None:
-        raise UserError("the model card names no data set; say which with --dataset")
+        raise UserError("the model card names no data set; say which", option="dataset")
     opened = open_dataset(name, data_dir or facts.get("data_dir", "data/"), facts.get("val_fraction", 0.1))
     if len(opened.classes) != card.num_classes:
-        raise UserError(f"--dataset {name} has {len(opened.classes)} classes, the model was trained on {card.num_classes}")
+        raise UserError(
+            f"{name} has {len(opened.classes)} classes, the model was trained on {card.num_classes}", option="dataset"
+        )
     if facts.get("dataset") and sorted(opened.classes) != sorted(card.classes):
         theirs, ours = (", ".join(classes[:3]) + ", …" * (len(classes) > 3) for classes in (opened.classes, card.classes))
-        raise UserError(f"--dataset {name} has other classes ({theirs}) than the model was trained on ({ours})")
+        raise UserError(f"{name} has other classes ({theirs}) than the model was trained on ({ours})", option="dataset")
     if opened.classes != card.classes and sorted(opened.classes) == sorted(card.classes):
         order = {label: card.classes.index(name) for label, name in enumerate(opened.classes)}
         for split in filter(None, (opened.train, opened.val, opened.test)):
@@ -62,45 +75,57 @@ def dataset_of(card, dataset=None, data_dir=None):
 
 
 @DATASETS.register("FashionMNIST")
-def fashion_mnist(data_dir):
-    """60,000 + 10,000 grey 28×28 pictures of clothing (Xiao et al. 2017), downloaded to `data_dir` when absent."""
-    from torchvision.datasets import FashionMNIST  # not above: torchvision takes seconds that the other data sets spare
+class FashionMNIST:
+    """60,000 + 10,000 grey 28×28 images of clothing (Xiao et al. 2017), downloaded when absent."""
 
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)
-    try:
-        parts = [FashionMNIST(data_dir, train=train, download=not _fashion_mnist_is_in(data_dir)) for train in (True, False)]
-        splits = [
-            Split(name, p.targets.numpy().astype(np.int64), p.data.numpy()[..., None])
-            for name, p in zip(("train", "test"), parts, strict=True)
-        ]
-    except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
-        folder = os.path.join(data_dir, "FashionMNIST", "raw")
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"FashionMNIST is not readable in {folder} and could not be downloaded ({reason}): put train-images-idx3-ubyte.gz, "
-            f"train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz there, or take --dataset "
-            f"digits, which needs no network"
-        ) from None
-    finally:
-        socket.setdefaulttimeout(timeout)
-    return Dataset("FashionMNIST", list(FashionMNIST.classes), splits[0], test=splits[1])
+    files = (
+        *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    )
 
+    @classmethod
+    def is_present(cls, folder):
+        raw = pathlib.Path(folder, "FashionMNIST", "raw")
+        return all((raw / name).exists() or (raw / f"{name}.gz").exists() for name in cls.files)
 
-def _fashion_mnist_is_in(data_dir):
-    raw = pathlib.Path(data_dir, "FashionMNIST", "raw")
-    kinds = ("images-idx3", "labels-idx1")
-    return all((raw / f"{part}-{kind}-ubyte").exists() for part in ("train", "t10k") for kind in kinds)
+    @classmethod
+    def load(cls, folder):
+        from torchvision import datasets  # not above: torchvision takes seconds that the other data sets spare
+
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(10)
+        try:
+            parts = [datasets.FashionMNIST(folder, train, download=True) for train in (True, False)]
+            train, test = (
+                Split(name, part.targets.numpy().astype(np.int64), part.data.numpy()[..., None])
+                for name, part in zip(("train", "test"), parts, strict=True)
+            )
+        except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
+            raise UserError(
+                f"FashionMNIST is not readable in {os.path.join(folder, 'FashionMNIST', 'raw')} and could not be downloaded "
+                f"({' '.join(str(error).split())}): put {', '.join(f'{name}.gz' for name in cls.files[:-1])} and "
+                f"{cls.files[-1]}.gz there, or take the data set digits, which needs no network"
+            ) from None
+        finally:
+            socket.setdefaulttimeout(timeout)
+        return Dataset("FashionMNIST", list(parts[0].classes), train, test=test)
 
 
 @DATASETS.register("digits")
-def digits(data_dir):
+class Digits:
     """1,797 grey 8×8 handwritten digits that scikit-learn carries with it; a fifth of them, stratified, is the test split."""
-    from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # 0–16 in the file
-    labels = bunch.target.astype(np.int64)
-    kept, held = stratified_split(labels, 0.2)
-    whole = Split("train", labels, images)
-    return Dataset("digits", [str(i) for i in range(10)], whole.subset(kept), test=whole.subset(held, "test"))
+    @staticmethod
+    def is_present(folder):
+        return importlib.util.find_spec("sklearn") is not None
+
+    @staticmethod
+    def load(folder):
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # 0–16 in the file
+        labels = bunch.target.astype(np.int64)
+        kept, held = stratified_split(labels, 0.2)
+        whole = Split("train", labels, images)
+        return Dataset("digits", [str(i) for i in range(10)], whole.subset(kept), test=whole.subset(held, "test"))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from utils.core.images import crop_origin
 from utils.runtime.device import send
 
-CROP_SCALE = (0.8, 1.0)  # share of the picture's area
+CROP_SCALE = (0.8, 1.0)  # share of the image's area
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height
 
 
@@ -33,7 +33,7 @@ def normalise(pixels, mean, std):
 def centre_crops(pixels, image_size, short_side):
     """The inference geometry on a batch: short side to `short_side`, then the centred square. uint8 (N, C, S, S).
 
-    The same pixels as `utils.core.images.resize_and_crop` gives picture by picture.
+    The same pixels as `utils.core.images.resize_and_crop` gives image by image.
     """
     if pixels.sizes is None:
         return _centre_crop(pixels.data, image_size, short_side)
@@ -133,7 +133,7 @@ def sample_affine(pixels, boxes, angles, flips, image_size, short_side):
         along_x, along_y, offset = small[3 * number : 3 * number + 3, :, None]
         torch.add((along_y * x)[:, :, None], (along_x * x + offset)[:, None, :], out=grid[..., number])
     images = F.grid_sample(pixels.data.float(), grid, padding_mode="border", align_corners=False)
-    cut = np.flatnonzero((low > axis[0]).any(1) | (high < axis[-1]).any(1))  # most pictures turn too little to show a corner
+    cut = np.flatnonzero((low > axis[0]).any(1) | (high < axis[-1]).any(1))  # most images turn too little to show a corner
     if len(cut):
         rows = send(np.stack([low[cut], high[cut]], dtype=np.float32), device)
         outside = (x < rows[0, :, :, None]) | (x > rows[1, :, :, None])  # (cut, S, S)

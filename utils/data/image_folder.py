@@ -7,6 +7,7 @@ import numpy as np
 
 from utils.core.errors import UserError
 from utils.core.images import IMAGE_SUFFIXES
+from utils.core.text import plural
 from utils.data.splits import Dataset, Split
 
 
@@ -14,7 +15,7 @@ def image_folder(root):
     """`root/train/<class>/…`, optional `root/val/<class>/…` and `root/test/<class>/…`, or just `root/<class>/…`.
 
     Classes are the names of the folders under train, sorted; the other splits are matched to them by name. Hidden files
-    and folders are ignored, and files that are no pictures by their suffix are left out with a notice. Raises UserError
+    and folders are ignored, and files that are no images by their suffix are left out with a notice. Raises UserError
     that names every missing, extra or empty class folder and every split without images.
     """
     root = pathlib.Path(root)
@@ -43,7 +44,7 @@ def image_folder(root):
         if not paths:
             faults.append(f"{folder} holds no images")
         if others:
-            notices.append(f"{others} file{'s' * (others != 1)} in {folder} left out: no image by the suffix")
+            notices.append(f"{plural(others, 'file')} in {folder} left out: no image by the suffix")
         splits[name] = Split(name, np.array(labels, dtype=np.int64), paths=paths)
     if faults:
         raise UserError("; ".join(faults))

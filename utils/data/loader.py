@@ -10,7 +10,7 @@ from utils.runtime.device import send
 
 
 def needs_workers(store, device):
-    """Whether loader workers have something to do: to decode, or to gather for a GPU that does not hold the pictures."""
+    """Whether loader workers have something to do: to decode, or to gather for a GPU that does not hold the images."""
     tensor = getattr(store, "images", getattr(store, "flat", None))
     return store.needs_workers or tensor.device.type != device.type
 

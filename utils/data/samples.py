@@ -1,12 +1,10 @@
 """Which images a script measures, calibrates or verifies on."""
 
-import pathlib
-
 import numpy as np
 from PIL import Image
 
 from utils.core.errors import UserError
-from utils.data.datasets import dataset_of, open_dataset
+from utils.data.datasets import dataset_of, is_present, open_dataset
 
 
 def verification_images(card, count, dataset=None, data_dir=None, sizes=False):
@@ -14,7 +12,7 @@ def verification_images(card, count, dataset=None, data_dir=None, sizes=False):
 
     They come evenly from the validation split of the data set that is named or that the card names (downloads are left
     to an explicit `dataset`), else from scikit-learn's digits, else they are generated. With `sizes` a fourth of them is
-    generated all the same, so that portrait, landscape, large and small pictures are among them.
+    generated all the same, so that portrait, landscape, large and small images are among them.
     """
     generated = count // 4 if sizes else 0
     split, words = _validation_split(card, dataset, data_dir)
@@ -28,7 +26,7 @@ def verification_images(card, count, dataset=None, data_dir=None, sizes=False):
 def _validation_split(card, dataset, data_dir):
     name = dataset or card.training.get("dataset")
     folder = data_dir or card.training.get("data_dir", "data/")
-    if dataset or (name and (pathlib.Path(name).is_dir() or pathlib.Path(folder, name, "raw").is_dir())):
+    if dataset or (name and is_present(name, folder)):
         try:
             opened = dataset_of(card, dataset, data_dir)
         except UserError:

@@ -12,7 +12,7 @@ SPLIT_SEED = 0  # the held-out part is the same in every run, whatever --seed sa
 
 @dataclass
 class Split:
-    """Pictures of one part of a data set, in memory (`arrays`, uint8 (n, H, W, 1 or 3)) or as files (`paths`)."""
+    """Images of one part of a data set, in memory (`arrays`, uint8 (n, H, W, 1 or 3)) or as files (`paths`)."""
 
     name: str  # "train", "val" or "test"
     labels: np.ndarray  # int64 (n,)
@@ -23,13 +23,13 @@ class Split:
         return len(self.labels)
 
     def image(self, index):
-        """One picture as Pillow RGB, at its full size. Raises UserError, naming the file, where it does not decode."""
+        """One image as Pillow RGB, at its full size. Raises UserError, naming the file, where it does not decode."""
         if self.paths is not None:
             return load_image(self.paths[index])
         return Image.fromarray(self.arrays[index].squeeze()).convert("RGB")
 
     def subset(self, indices, name=None):
-        """The split of the pictures at `indices`, in that order."""
+        """The split of the images at `indices`, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
         return Split(
             name or self.name,
@@ -59,7 +59,7 @@ class Dataset:
 def stratified_split(labels, fraction):
     """Indices `(kept, held_out)`, each sorted: of every class, the nearest whole number to `fraction` is held out.
 
-    A class never loses its last picture, and one of at least two always gives one where `fraction` is above 0.
+    A class never loses its last image, and one of at least two always gives one where `fraction` is above 0.
     """
     random = np.random.default_rng(SPLIT_SEED)
     held = []

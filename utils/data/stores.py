@@ -1,7 +1,7 @@
-"""Decoded pictures, ready to be gathered into batches: in memory, in a memory-mapped file, or file by file.
+"""Decoded images, ready to be gathered into batches: in memory, in a memory-mapped file, or file by file.
 
-Every store holds its pictures as uint8 with the short side shrunk, antialiased by Pillow, to at most `side` pixels: that is
-what an evaluation resizes to, and as much as a training crop can use. Smaller pictures stay as they are.
+Every store holds its images as uint8 with the short side shrunk, antialiased by Pillow, to at most `side` pixels: that is
+what an evaluation resizes to, and as much as a training crop can use. Smaller images stay as they are.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from utils.runtime.device import send
 
 @dataclass
 class Pixels:
-    """A batch of pictures, uint8 (N, 1 or 3, H, W); where they differ in size, each fills the top left of its place."""
+    """A batch of images, uint8 (N, 1 or 3, H, W); where they differ in size, each fills the top left of its place."""
 
     data: torch.Tensor
     sizes: np.ndarray | None = None  # int64 (N, 2): height and width, or None where all fill their place
@@ -35,7 +35,7 @@ class Pixels:
 
 
 class ArrayStore:
-    """Pictures of one size, in one tensor uint8 (n, C, H, W)."""
+    """Images of one size, in one tensor uint8 (n, C, H, W)."""
 
     needs_workers = False
 
@@ -55,7 +55,7 @@ class ArrayStore:
 
 
 class PackedStore:
-    """Pictures of several sizes, one after the other in one tensor of bytes, each as (height, width, 3)."""
+    """Images of several sizes, one after the other in one tensor of bytes, each as (height, width, 3)."""
 
     needs_workers = False
 
@@ -71,7 +71,7 @@ class PackedStore:
     def gather(self, indices):
         """indices: int64 (N,) on the CPU -> Pixels on the device of the store.
 
-        A picture that does not fill its place is continued by its last column and row, so that sampling at its border
+        An image that does not fill its place is continued by its last column and row, so that sampling at its border
         meets what is there and not black.
         """
         indices = indices.numpy()
@@ -103,7 +103,7 @@ class PackedStore:
 
 
 class FileStore:
-    """Pictures decoded when they are asked for, by the workers of a loader."""
+    """Images decoded when they are asked for, by the workers of a loader."""
 
     needs_workers = True
     nbytes = None
@@ -122,7 +122,7 @@ class FileStore:
 
 
 class TransformStore:
-    """Pictures put through a per-image torchvision transform, Pillow RGB -> float (3, S, S), when they are asked for."""
+    """Images put through a per-image torchvision transform, Pillow RGB -> float (3, S, S), when they are asked for."""
 
     needs_workers = True
     nbytes = None
@@ -138,7 +138,7 @@ class TransformStore:
 
 
 def shrunk(split, index, side):
-    """One picture as uint8 (H, W, 3), its short side at most `side`."""
+    """One image as uint8 (H, W, 3), its short side at most `side`."""
     image = split.image(index)
     return np.asarray(resize_shorter(image, side) if min(image.size) > side else image)
 
@@ -162,7 +162,7 @@ def _shrunk_array(arrays, side):
 
 
 def _uniform(flat, sizes):
-    """An ArrayStore where all pictures have one size, else a PackedStore."""
+    """An ArrayStore where all images have one size, else a PackedStore."""
     if (sizes == sizes[0]).all():
         return ArrayStore(flat.view(len(sizes), *map(int, sizes[0]), 3).permute(0, 3, 1, 2))
     return PackedStore(flat, sizes)

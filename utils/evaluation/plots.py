@@ -1,4 +1,4 @@
-"""Every picture that the scripts write, with matplotlib; nothing else imports it."""
+"""Every figure that the scripts write, with matplotlib; nothing else imports it."""
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -81,7 +81,7 @@ def confusion_matrix(matrix, classes, path, title):
 
 
 def mistakes(items, path, title):
-    """Pictures with what they are and what they were taken for: items of (Pillow image, true, answer, probability)."""
+    """Images with what they are and what they were taken for: items of (Pillow image, true, answer, probability)."""
     columns = min(6, max(1, len(items)))
     rows = max(1, -(-len(items) // columns))
     figure, axes = plt.subplots(rows, columns, figsize=(2.1 * columns, 2.5 * rows), squeeze=False, layout="constrained")
@@ -206,7 +206,7 @@ def receptive_field(pixels, box, heat, path, titles):
 
 
 def scaling(rows, path, title):
-    """Time per picture and pixel, median and extremes, against the image size, a line for each batch and thread count."""
+    """Time per image and pixel, median and extremes, against the image size, a line for each batch and thread count."""
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for threads, batch in sorted({(row["threads"], row["batch"]) for row in rows}):
         mine = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
