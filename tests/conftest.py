@@ -61,6 +61,21 @@ def main_of(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
+def figures(monkeypatch):
+    """The matplotlib Figures that are written during the test, in order."""
+    from matplotlib.figure import Figure
+
+    written, plain = [], Figure.savefig
+
+    def savefig(figure, *args, **options):
+        written.append(figure)
+        return plain(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return written
+
+
+@pytest.fixture
 def photos(tmp_path):
     """An image folder of three colours, in pictures of different sizes: train 8 a class, val 3."""
     return make_photos(tmp_path / "photos")

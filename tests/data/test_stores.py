@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,22 @@ def test_pictures_of_one_size_become_one_array(photos, tmp_path):
         Image.open(path).resize((32, 24)).save(path)
     store = open_store(open_dataset(str(photos)).train, 30, "disk", tmp_path / "cache", show=False)
     assert isinstance(store, ArrayStore) and store.images.shape == (24, 3, 24, 32)
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "kept"), [(2.1, 2.1, True), (1.9, 9, False), (9, 1.9, False), (1.9, 1.9, False), (99, 99, True)]
+)
+def test_by_default_images_are_kept_where_they_fit_in_half_of_memory_and_disk(
+    photos, tmp_path, monkeypatch, memory, disk, kept
+):
+    for path in photos.rglob("*.jpg"):
+        Image.open(path).resize((32, 24)).save(path)
+    split = open_dataset(str(photos)).train
+    size = 24 * 24 * 32 * 3  # bytes of the 24 decoded images
+    monkeypatch.setattr("utils.data.cache.free_memory", lambda: memory * size)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=disk * size))
+    store = open_store(split, 30, "auto", tmp_path / "cache", show=False)
+    assert isinstance(store, ArrayStore if kept else FileStore) and (tmp_path / "cache").exists() == kept
 
 
 def test_smaller_pictures_continue_their_border():

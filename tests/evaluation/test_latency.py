@@ -1,5 +1,7 @@
 """Turns, warm-up and stopping, on a clock that only the contestants move."""
 
+import time
+
 import pytest
 
 from utils.evaluation.latency import BLOCK, race, summarise
@@ -39,6 +41,24 @@ def test_contestants_take_turns():
     race(calls, 1, least=10, most=10, clock=clock, pause=lambda seconds: None)
     block = ["a"] * (BLOCK + 1) + ["b"] * (BLOCK + 1)
     assert clock.order == ["a", "b", *block, *block]
+
+
+def test_a_pause_comes_before_each_block():
+    clock, pauses = Clock(), []
+
+    def pause(seconds):
+        clock.order.append("pause")
+        pauses.append(seconds)
+
+    race({name: clock.contestant(name, 0.01) for name in "ab"}, 1, least=5, most=5, clock=clock, pause=pause)
+    assert clock.order == ["a", "b", "pause", *["a"] * (BLOCK + 1), "pause", *["b"] * (BLOCK + 1)]
+    assert min(pauses) >= 0.01  # seconds, in which the threads of the contestant before come to rest
+
+
+def test_unless_told_otherwise_it_really_pauses():
+    started = time.perf_counter()
+    race({name: lambda: None for name in "ab"}, 1, least=5, most=5)
+    assert time.perf_counter() - started >= 0.02
 
 
 def test_it_ends_when_the_time_is_up_but_not_before_the_least():

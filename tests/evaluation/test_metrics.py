@@ -55,11 +55,13 @@ def test_calibration_error_by_hand():
 
 
 def test_calibration_error_has_fifteen_bins():
-    # Answers at 0.62 that are all right and answers at 0.78 that are all wrong: in 15 bins they lie in two, in 5 in one.
-    probability = torch.tensor([[0.62, 0.38]] * 10 + [[0.78, 0.22]] * 10)
-    labels = torch.tensor([0] * 10 + [1] * 10)
-    error = METRICS["expected calibration error"](probability.log(), labels)
-    assert error == pytest.approx(0.5 * 0.38 + 0.5 * 0.78, abs=1e-5)
+    # Ten answers each at 0.81, 0.86 and 0.88. Bins of 1/15 part 0.88 from the others; of 1/5 and 1/10 they would part none,
+    # and of 1/20 they would part 0.81 from 0.86.
+    probability = torch.tensor([0.81] * 10 + [0.86] * 10 + [0.88] * 10)
+    labels = torch.tensor([0] * 10 + [0] * 4 + [1] * 6 + [0] * 3 + [1] * 7)  # right: all, four, three
+    answers = torch.stack([probability, 1 - probability], dim=1).log()
+    wanted = (20 * abs(0.835 - 14 / 20) + 10 * abs(0.88 - 3 / 10)) / 30
+    assert METRICS["expected calibration error"](answers, labels) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_averages_do_not_depend_on_the_batches(answers):

@@ -124,8 +124,20 @@ def test_it_changes_over_with_its_device(scheme, files, batch, monkeypatch):
         assert all(torch.equal(network.state_dict()[key].to(dtype), value) for key, value in weights.items())
 
 
-def test_hardware_is_asked_for_both_kinds():
-    assert isinstance(computes_in(torch.float16, CPU), bool) and isinstance(computes_in(torch.bfloat16, CPU), bool)
+@pytest.mark.parametrize(("fp16", "bf16"), [(True, False), (False, True)])
+def test_hardware_is_asked_for_the_kind_that_is_meant(fp16, bf16, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: fp16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    assert (computes_in(torch.float16, CPU), computes_in(torch.bfloat16, CPU)) == (fp16, bf16)
+    cuda = torch.device("cuda")
+    assert (computes_in(torch.float16, cuda), computes_in(torch.bfloat16, cuda)) == (True, bf16)
+
+
+def test_without_onednn_a_cpu_computes_in_neither_kind(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not computes_in(torch.float16, CPU) and not computes_in(torch.bfloat16, CPU)
 
 
 def test_weights_beyond_fp16_are_refused(tmp_path):

@@ -1,6 +1,9 @@
 """Every kind of file behind the same call, with the same answers."""
 
+import os
+
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from digits_checkpoint import checkpoint, trained
@@ -8,7 +11,7 @@ from digits_checkpoint import checkpoint, trained
 from utils.data.samples import verification_images
 from utils.export.verify import export_model
 from utils.export.writers import EXPORTERS
-from utils.inference.predictors import PREDICTORS
+from utils.inference.predictors import PREDICTORS, open_predictor
 from utils.inference.shipped import NAMES, Shipped, converted_folder
 
 
@@ -36,6 +39,29 @@ def test_predict_and_call_agree_with_the_network(engine, tmp_path):
     assert file.engine == ("PyTorch" if engine is None else NAMES[engine]) and file.arithmetic == "computes in fp32"
     assert file.threads == torch.get_num_threads() == 1
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory):
+    network, card = trained()
+    path = tmp_path_factory.mktemp("onnx") / "file.onnx"
+    images, source = verification_images(card, 8)
+    export_model(network, card, "onnx", path, images=images, source=source)
+    return path
+
+
+@pytest.mark.parametrize(("threads", "used"), [(None, 5), (3, 3), (1, 1)])
+def test_onnx_runtime_has_a_thread_for_each_core_unless_told_otherwise(onnx_file, monkeypatch, threads, used):
+    opened, plain = [], onnxruntime.InferenceSession
+
+    def session(path, options, **rest):
+        opened.append(options.intra_op_num_threads)
+        return plain(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)), raising=False)
+    open_predictor(onnx_file, device="cpu", threads=threads)
+    assert opened == [used]
 
 
 def test_converted_files_lie_beside_the_checkpoint():

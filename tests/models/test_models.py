@@ -32,6 +32,13 @@ def test_every_model_has_a_head_for_its_classes_with_the_agreed_keys(name):
     assert head_of(model) is getattr(model, head)
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_the_head_drops_out_as_it_was_designed_to(name):
+    with torch.device("meta"):
+        (dropout,) = (module for module in head_of(build_model(name, 7, 32)) if isinstance(module, nn.Dropout))
+    assert dropout.p == (0.5 if name == "custom" or name.startswith("mobilenet") else 0.4)
+
+
 def test_the_keys_of_fashion_cnn():
     keys = {key.rsplit(".", 1)[0] for key in build_model("custom", 10, 32).state_dict()}
     assert keys == {f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1)} | {"classifier.0", "classifier.3"}

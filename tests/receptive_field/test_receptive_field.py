@@ -81,10 +81,11 @@ def test_layer_formula(layer, reach):
         get_receptive_field(3, 0, 1)
 
 
-def test_a_stride_does_not_enlarge_the_field_of_its_own_output():
-    assert "does not enlarge" in get_receptive_field.__doc__ and "receptive_fields" in get_receptive_field.__doc__
-    layer = nn.Sequential(nn.Conv2d(3, 4, 5, stride=2, dilation=2))
-    assert receptive_fields(layer, 64)["0"].size == (9, 9)
+def test_a_stride_does_not_enlarge_the_field_of_its_own_output_but_of_the_next_layer():
+    fields = receptive_fields(nn.Sequential(nn.Conv2d(3, 4, 5, stride=2, dilation=2), nn.Conv2d(4, 4, 2)), 64)
+    assert fields["0"].size == (9, 9) and fields["1"].size == (11, 11)
+    after_a_stride = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(4, 4, 5, dilation=2))
+    assert receptive_fields(after_a_stride, 64)["1"].size == (get_receptive_field(5, 2, 2),) * 2 == (17, 17)
 
 
 # ---------------------------------------------------------------- random networks

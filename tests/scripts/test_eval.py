@@ -1,12 +1,16 @@
 import json
+import re
 
 import pytest
 import torch
+from digits_checkpoint import checkpoint as save_trained
 
 from models.build import build_model
-from models.checkpoint import save_checkpoint
+from models.checkpoint import load_model, save_checkpoint
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
+from utils.data.datasets import open_dataset
+from utils.data.loader import eval_batches
 from utils.evaluation.metrics import METRICS, metric
 
 
@@ -32,6 +36,36 @@ def test_the_report_is_whole(checkpoint, main_of, tmp_path):
     assert low < got["Acc@1"] < high and len(got["confusion matrix"]) == 10
     assert set(got["per class"]["3"]) == {"precision", "recall", "F1", "support"}
     assert "95 % interval" in out and "custom_mistakes.png" in out
+
+
+def test_the_figures_show_what_the_report_says(main_of, tmp_path, figures):
+    main_of("eval", "-w", save_trained(tmp_path / "trained.pth"))
+    got = result(tmp_path)
+    confusion, mistakes = figures
+    numbers = {(row, column): int(text.get_text()) for text in confusion.axes[0].texts for column, row in [text.get_position()]}
+    matrix = got["confusion matrix"]
+    assert numbers == {(i, j): count for i, row in enumerate(matrix) for j, count in enumerate(row) if count}
+    wrong = sum(count for (row, column), count in numbers.items() if row != column)
+
+    titles = [axis.get_title() for axis in mistakes.axes if axis.images]
+    shown = [re.fullmatch(r"(\d) \((\d\.\d+)\)\nis (\d)", title).groups() for title in titles]
+    probabilities = [float(probability) for _, probability, _ in shown]
+    assert len(shown) == min(wrong, 24) > 3 and all(answer != true for answer, _, true in shown)
+    assert probabilities == sorted(probabilities, reverse=True) and probabilities[0] > probabilities[-1]
+    assert all(matrix[int(true)][int(answer)] for answer, _, true in shown)
+
+
+def test_of_many_mistakes_the_most_confident_are_shown(checkpoint, main_of, tmp_path, figures):
+    main_of("eval", "-w", checkpoint)
+    network, card = load_model(checkpoint)
+    split = open_dataset("digits").test
+    with torch.inference_mode():
+        answers = torch.cat([network(images).softmax(1) for images, _ in eval_batches(split, card, 128)])
+    probability, answer = answers.max(1)
+    wrong = probability[answer != torch.from_numpy(split.labels)].sort(descending=True).values[:24]
+    titles = [axis.get_title() for axis in figures[1].axes if axis.images]
+    shown = [float(re.search(r"\((.*)\)", title)[1]) for title in titles]
+    assert len(shown) == 24 and shown == pytest.approx(wrong.tolist(), abs=0.006)
 
 
 def test_a_checkpoint_without_a_card_takes_model_and_data_set(main_of, tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from conftest import ROOT
 
 from models.checkpoint import load_model, read_checkpoint
 from utils.core.errors import UserError
+from utils.data.stores import ArrayStore
 
 TINY = ("-m", "custom", "-d", "digits", "--image_size", "16", "--precision", "fp32", "--num_workers", "0")
 
@@ -48,6 +50,27 @@ def test_a_run_writes_everything_and_eval_reports_the_same(main_of, tmp_path):
     result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
     assert result["Acc@1"] == max(e["val"]["Acc@1"] for e in facts["epochs"])
     assert len(list((tmp_path / "results" / "accuracy" / "digits").glob("*.png"))) == 2
+
+
+def test_the_history_says_what_the_time_went_into_and_how_training_scored(main_of, tmp_path, monkeypatch):
+    gather = ArrayStore.gather
+
+    def slow(store, indices):
+        time.sleep(0.02)
+        return gather(store, indices)
+
+    monkeypatch.setattr(ArrayStore, "gather", slow)
+    _, out = main_of("train", *TINY, "--max_epoch", 1, "--batch_size", 64)
+    facts = final(tmp_path / "weights" / "digits" / "custom")
+    seconds = facts["seconds"]
+    assert seconds["waiting"] >= 20 * 0.02  # 1294 images are 20.2 batches, and evaluations are not waiting
+    assert seconds["waiting"] < 0.8 * seconds["total"] and seconds["evaluating"] >= 0.02 and seconds["augmenting"] > 0
+    assert sum(value for name, value in seconds.items() if name != "total") <= seconds["total"]
+    said, share = re.search(r"waiting for data (\S+) s \((\d+)\s?%\)", out).groups()
+    assert float(said) == pytest.approx(seconds["waiting"], abs=0.06)
+    assert int(share) == pytest.approx(100 * seconds["waiting"] / seconds["total"], abs=1)
+    train = facts["epochs"][0]["train"]
+    assert 0 < train["Acc@1"] < train["Acc@5"] < 1
 
 
 def test_the_same_seed_gives_the_same_weights(main_of, tmp_path):
