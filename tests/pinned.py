@@ -2,6 +2,7 @@
 
     python tests/pinned.py                    show what differs from pinned.json
     python tests/pinned.py --record           write what the scripts do now, benchmark.py included
+    python tests/pinned.py --record keys      only the keys; also: flags, weights
 
 The scripts are black boxes here: they run in processes of their own, and only what they write is looked at.
 
@@ -206,8 +207,8 @@ def keys_of(value, path=""):
     if isinstance(value, dict) and value:
         star = path.endswith(NAMED)
         return set().union(*(keys_of(inner, f"{path}.{'*' if star else key}".strip(".")) for key, inner in value.items()))
-    if isinstance(value, list) and value:
-        return set().union(*(keys_of(inner, f"{path}[]") for inner in value))
+    if isinstance(value, list):
+        return set().union(*(keys_of(inner, f"{path}[]") for inner in value)) or {f"{path}[]"}
     return {path}
 
 
@@ -337,32 +338,37 @@ def difference(wanted, found):
     return "\n".join(lines)
 
 
-def everything():
+def find_keys():
     with tempfile.TemporaryDirectory() as folder:
         prepare(folder)
-        keys = run_commands(folder) | run_benchmark(folder)
+        return {"keys": run_commands(folder) | run_benchmark(folder)}
+
+
+def find_weights():
     runs = {}
     for name in RUNS:
         with tempfile.TemporaryDirectory() as folder:
             runs[name] = run_training(folder, name)
     hashes = {machine_key(): {name: run["hashes"] for name, run in runs.items()}}
-    return {
-        "flags": flags_of_all(),
-        "keys": keys,
-        "hashes": hashes,
-        "statistics": {n: r["statistics"] for n, r in runs.items()},
-    }
+    return {"hashes": hashes, "statistics": {name: run["statistics"] for name, run in runs.items()}}
+
+
+PARTS = {"flags": lambda: {"flags": flags_of_all()}, "keys": find_keys, "weights": find_weights}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", action="store_true", help="write pinned.json; hashes of other machines are dropped")
+    about = "write these parts of pinned.json (all by default); with the weights, hashes of other machines are dropped"
+    parser.add_argument("--record", nargs="*", choices=list(PARTS), metavar="PART", help=about)
     args = parser.parse_args()
-    found = everything()
-    if args.record:
-        RECORDED.write_text(as_text(found) + "\n", encoding="utf-8")
+    found = {}
+    for name in args.record or PARTS:
+        found |= PARTS[name]()
+    known = recorded() if RECORDED.exists() else {}
+    if args.record is None:
+        print(difference(known, known | found) or "as recorded")
     else:
-        print(difference(recorded(), found) or "as recorded")
+        RECORDED.write_text(as_text(known | found) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

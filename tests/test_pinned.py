@@ -1,9 +1,9 @@
-"""The scripts do what pinned.json says. What is changed on purpose is recorded anew: python tests/pinned.py --record"""
+"""The scripts do what pinned.json says. What is changed on purpose is recorded anew: python tests/pinned.py --record PART"""
 
 import pinned
 import pytest
 
-AGAIN = "\nWhere this is meant: python tests/pinned.py --record"
+AGAIN = "\nWhere this is meant: python tests/pinned.py --record PART, one of keys, flags and weights"
 
 
 @pytest.fixture(scope="module")
