@@ -18,8 +18,9 @@ def prepend_preprocessing(graph, card):
     """A network's ONNX model behind its preprocessing: takes `image`, uint8 RGB (N, H, W, 3), any H and W.
 
     Resize sees uint8 in NHWC, as that is where ONNX Runtime computes as Pillow does, rounding to whole grey levels after
-    each pass; one Resize a pass, because Pillow's order of the two depends on the shape. Sizes are computed as integers,
-    so that long sides are truncated as by `int`.
+    each pass; one Resize a pass, because Pillow's order of the two depends on the shape. Each pass may round exact halves
+    otherwise than Pillow, so a value is within two grey levels, and within one on all but a thousandth of an image's values.
+    Sizes are computed as integers, so that long sides are truncated as by `int`.
     """
     network_input = graph.graph.input[0].name
     constants = {
