@@ -30,9 +30,8 @@ from utils.core.files import RESULTS, write_json
 from utils.core.images import preprocess
 from utils.core.machine import keep_memory
 from utils.core.text import si, table
-from utils.data.datasets import dataset_of
 from utils.data.loader import eval_batches
-from utils.data.samples import calibration_images, verification_images
+from utils.data.samples import calibration_images, example_images, find_dataset, spread
 from utils.evaluation import plots
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.latency import race
@@ -81,7 +80,7 @@ def parser():
 def variants(weights, network, card, dataset):
     """Every kind of file that the tables of schemes and engines know, by engine, the checkpoint first."""
     folder = converted_folder(weights)
-    images, source = verification_images(card, 64)
+    images, source = example_images(card, 64)
     found = [Variant("PyTorch", "fp32", pathlib.Path(weights))]
     for scheme, quantizer in QUANTIZERS.items():
         path = folder / quantizer.file_name(card.architecture)
@@ -221,17 +220,6 @@ def describe(result):
     return "\n".join([*lines, *(f"not in the table: {name}: {why}" for name, why in result["missing"].items())])
 
 
-def find_data(card, args):
-    """The data set that is asked for or, where it is there, the model's own; else None."""
-    try:
-        return dataset_of(card, args.dataset, args.data_dir if "data_dir" in args.given else None)
-    except UserError as error:
-        if args.dataset:
-            raise
-        progress(f"accuracy is not measured: {error}")
-        return None
-
-
 def main():
     args = parser().parse()
     keep_memory()
@@ -243,10 +231,12 @@ def main():
         raise UserError(
             f"--weights {args.weights} is quantized ({card.scheme}); give the fp32 checkpoint that it was made from"
         )
-    dataset = find_data(card, args)
+    dataset, why = find_dataset(card, args.dataset, args.data_dir)
+    if why:
+        progress(f"accuracy is not measured: {why}")
     split = dataset.held_out if dataset else None
     usable, missing = take_stock(variants(args.weights, network, card, dataset), args.weights, args.all)
-    samples = [split.image(i) for i in range(min(32, len(split)))] if split else verification_images(card, 32)[0]
+    samples = spread(split, 32) if split else example_images(card, 32)[0]
     analysis = analyse(network, card.image_size)
     rows = measure(usable, split, samples, loading, args)
     result = {

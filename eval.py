@@ -14,12 +14,12 @@ import torch
 from models.build import list_models
 from utils.core import cli
 from utils.core.card import read_classes
-from utils.core.errors import UserError, run
+from utils.core.errors import run
 from utils.core.files import RESULTS, write_json
 from utils.core.machine import keep_memory
 from utils.core.text import plural
-from utils.data.datasets import dataset_of
 from utils.data.loader import eval_batches
+from utils.data.samples import open_split
 from utils.evaluation import plots
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import lines, summarise
@@ -51,7 +51,7 @@ def main():
         print(shipped.warning, file=sys.stderr)
     card = shipped.card
     name = "_".join(filter(None, (card.architecture, card.scheme or ENGINES.get(shipped.engine))))
-    split, dataset = choose_split(card, args)
+    split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
     workers = share_cores(args.num_workers if split.paths else 0, device)[1]
     count = plural(len(split), "image")
     print(f"{name} on {dataset.name} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
@@ -83,20 +83,6 @@ def answer(shipped, split, args, workers):
     parts = torch.arange(len(split)).split(args.batch_size)
     images = (([predictor.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
     return evaluate(lambda prepared: torch.from_numpy(predictor.answer(prepared)), images)
-
-
-def choose_split(card, args):
-    """`(split, data set)`: what the card names unless told otherwise, test before val."""
-    if args.val_fraction is not None:
-        card.training["val_fraction"] = args.val_fraction
-    if "data_dir" in args.given or "dataset" in args.given or not card.training.get("dataset"):
-        card.training["data_dir"] = args.data_dir
-    dataset = dataset_of(card, args.dataset)
-    split = getattr(dataset, args.split) if args.split else dataset.held_out
-    if split is None:
-        there = ", ".join(s.name for s in (dataset.train, dataset.val, dataset.test) if s)
-        raise UserError(f"{dataset.name} has no {args.split or 'val or test'} split; there are: {there} (--split)")
-    return split, dataset
 
 
 def worst(evaluation, split, card, most=24):

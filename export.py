@@ -18,7 +18,7 @@ from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_model, at_least
 from utils.core.errors import UserError, run
 from utils.core.text import table
-from utils.data.samples import verification_images
+from utils.data.samples import example_images
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import ParityError, export_model
 from utils.export.writers import EXPORTERS, OPSET
@@ -98,7 +98,7 @@ def main():
     model, card = load_model(args.weights, args.model, classes, args.image_size)
     card = hold_quantized(args, card)
     path = pathlib.Path(args.output) if args.output else default_output(args, card)
-    images, source = verification_images(card, args.images, args.dataset, args.data_dir, sizes=args.with_preprocessing)
+    images, source = example_images(card, args.images, args.dataset, args.data_dir, sizes=args.with_preprocessing)
     flags = {"fp16": args.fp16, "with_preprocessing": args.with_preprocessing}
     try:
         card = export_model(model, card, args.engine, path, images=images, source=source, **flags)

@@ -27,9 +27,8 @@ from utils.core.files import RESULTS, write_json
 from utils.core.images import preprocess
 from utils.core.machine import keep_memory
 from utils.core.text import table
-from utils.data.datasets import dataset_of
 from utils.data.loader import eval_batches
-from utils.data.samples import calibration_images, verification_images
+from utils.data.samples import calibration_images, example_images, find_dataset, spread
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.latency import race
 from utils.evaluation.metrics import topk_correct, wilson_interval
@@ -70,30 +69,13 @@ def flags_agree(args):
         yield f"--output {args.output} must end in {scheme.suffix}, as a file of --scheme {args.scheme} does"
 
 
-def find_data(card, args):
-    """`(data set, None)`, or `(None, why)` where none was asked for and there is none of the model's own."""
-    try:
-        return dataset_of(card, args.dataset, args.data_dir if "data_dir" in args.given else None), None
-    except UserError as error:
-        if args.dataset or QUANTIZERS[args.scheme].calibrated:
-            raise
-        return None, str(error)
-
-
-def sample_images(card, split):
-    """32 Pillow images to time on and, without a split, to compare on; and words for what they are."""
-    if split is None:
-        return verification_images(card, max(BATCHES))
-    return [split.image(i) for i in range(min(max(BATCHES), len(split)))], None
-
-
 def write_fp32(scheme, network, card, folder):
     """The same network in fp32 for the same engine: what the quantized file is held against."""
     path = pathlib.Path(folder, f"fp32{scheme.suffix}")
     if scheme.suffix == ".pth":
         save_checkpoint(path, {"model": network.state_dict(), "card": card.to_dict()})
     else:
-        images, source = verification_images(card, 8)
+        images, source = example_images(card, 8)
         export_model(network, card, "onnx", path, images=images, source=source)
     return path
 
@@ -187,11 +169,11 @@ def main():
     if card.scheme:
         raise UserError(f"--weights {args.weights} is quantized already ({card.scheme}); give the fp32 checkpoint")
     path = pathlib.Path(args.output or converted_folder(args.weights) / scheme.file_name(card.architecture))
-    dataset, why = find_data(card, args)
+    dataset, why = find_dataset(card, args.dataset, args.data_dir, required=scheme.calibrated)
     split = dataset.held_out if dataset else None
     if dataset and split is None:
         why = f"{dataset.name} has no images apart from those of training"
-    samples, source = sample_images(card, split)
+    samples, source = (spread(split, max(BATCHES)), None) if split else example_images(card, max(BATCHES))
     calibration = calibration_images(dataset.train, args.calibration, args.seed) if scheme.calibrated else []
     with tempfile.TemporaryDirectory() as folder:
         fp32 = write_fp32(scheme, network, card, folder)

@@ -27,7 +27,7 @@ from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, write_json
 from utils.core.images import load_image, preprocess, resize_and_crop
 from utils.core.text import table
-from utils.data.datasets import dataset_of, is_present, open_dataset
+from utils.data.samples import nearby_split, spread
 from utils.evaluation import plots
 from utils.receptive_field.analytic import analytic_fields
 from utils.receptive_field.gradient import CAP, gradient_fields
@@ -63,7 +63,10 @@ def main():
     fields, findings = measure(network, card.image_size, args.method, args.cap)
     layer = choose_layer(args.layer, fields)
     print(describe(network, fields, findings))
-    split, source = choose_images(card, args)
+    split, dataset = nearby_split(card, args.dataset, args.data_dir)
+    wanted, source = card.training.get("dataset"), f"{dataset.name} {split.name}"
+    if wanted not in (None, "digits") and dataset.name == "digits" and not args.dataset:
+        print(f"\nthe checkpoint's data set {wanted} is not here (--data_dir says where it lies); digits take its place")
     heat, unit = heat_of(network, card, layer, split, args.images)
     used = min(args.images, len(split))
     weights = str(args.weights) if args.weights else "random weights, untrained"
@@ -134,33 +137,9 @@ def choose_layer(wanted, fields):
     return wanted
 
 
-def choose_images(card, args):
-    """`(split, words for it)`: what was asked for, else what the model was trained on if it is here, else digits."""
-    if args.dataset or (args.weights and (args.data_dir or _is_here(card))):
-        dataset = (
-            dataset_of(card, args.dataset, args.data_dir)
-            if args.weights
-            else open_dataset(args.dataset, args.data_dir or "data/")
-        )
-    else:
-        dataset = open_dataset("digits")
-        wanted = card.training.get("dataset")
-        if wanted:
-            print(f"\nthe checkpoint's data set {wanted} is not here (--data_dir says where it lies); digits take its place")
-    split = dataset.held_out or dataset.train
-    return split, f"{dataset.name} {split.name}"
-
-
-def _is_here(card):
-    """Whether the training data can be read without a download."""
-    name = card.training.get("dataset")
-    return bool(name) and is_present(name, card.training.get("data_dir", "data/"))
-
-
 def heat_of(network, card, layer, split, count):
     """`effective_field` over the first images of a split, spread evenly over it."""
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
-    images = np.concatenate([preprocess(split.image(i), card) for i in chosen])
+    images = np.concatenate([preprocess(image, card) for image in spread(split, count)])
     return effective_field(network, layer, torch.from_numpy(images))
 
 

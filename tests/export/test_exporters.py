@@ -8,9 +8,8 @@ from networks import DIGITS, QUICK, SETTLED, mixed_images, network_of
 
 from models.build import list_models
 from models.checkpoint import load_model
-from utils.core.card import ModelCard
 from utils.core.errors import UserError
-from utils.data.samples import generated_images, verification_images
+from utils.data.samples import generated_images
 from utils.export.preprocessing_graph import prepend_preprocessing
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import BATCHES, ParityError, differences, export_model, reference_logits
@@ -152,16 +151,3 @@ def test_flips_and_ties_are_told_apart():
     found = differences(reference, other, tie=0.05)
     assert (found["flips"], found["ties"]) == (2, 1)
     assert found["max_dlogit"] == 1 and 0 < found["mean_dprob"] < found["max_dprob"] < 1
-
-
-def test_where_the_images_come_from(photos):
-    card = ModelCard("custom", ["blue", "green", "red"], 32, training={"dataset": str(photos)})
-    images, source = verification_images(card, 5)
-    assert len(images) == 5 and source == "5 images of photos (val)"
-    images, source = verification_images(card, 64)
-    assert len(images) == 9 and source == "9 images of photos (val)"  # all there are
-    assert verification_images(ModelCard("custom", ["a", "b"]), 7)[1] == "7 images of digits (val)"
-    images, source = verification_images(ModelCard("custom", ["a", "b"]), 8, sizes=True)
-    assert len({image.size for image in images}) == 3 and source.endswith("and 2 generated ones of many sizes")
-    with pytest.raises(UserError, match="classes"):
-        verification_images(card, 5, dataset="digits")

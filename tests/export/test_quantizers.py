@@ -7,8 +7,6 @@ import onnx
 import pytest
 import torch
 from digits_checkpoint import trained
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from models import half
@@ -21,7 +19,6 @@ from utils.core.images import preprocess
 from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images
-from utils.data.splits import Split
 from utils.export.quantize import QUANTIZERS, CalibrationImages, equalized
 from utils.export.writers import EXPORTERS
 from utils.inference import predictors
@@ -211,25 +208,6 @@ def test_equalised_network_is_a_copy():
     before = copy.deepcopy(network.state_dict())
     assert list(equalized(network).state_dict()) != list(before)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 50), st.integers(0, 5))
-def test_calibration_images_are_balanced(sizes, count, seed):
-    labels = np.repeat(np.arange(len(sizes)), sizes)
-    pixels = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2)  # an image is its number
-    split = Split("train", labels, pixels)
-    chosen = [image.getpixel((0, 0))[0] for image in calibration_images(split, count, seed)]
-    assert chosen == [image.getpixel((0, 0))[0] for image in calibration_images(split, count, seed)]
-    assert len(chosen) == len(set(chosen)) == min(count, len(labels))
-    taken = np.bincount(labels[chosen], minlength=len(sizes))
-    most = taken.max(initial=0)
-    assert all(n == size or n >= most - 1 for n, size in zip(taken, sizes, strict=True))
-
-
-def test_calibration_follows_the_seed():
-    first, second = (calibration_images(DIGITS.train, 20, seed) for seed in (0, 1))
-    assert [image.tobytes() for image in first] != [image.tobytes() for image in second]
 
 
 def test_calibration_reader_gives_every_image_once_preprocessed():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from digits_checkpoint import checkpoint, trained
 
-from utils.data.samples import verification_images
+from utils.data.samples import example_images
 from utils.export.verify import export_model
 from utils.export.writers import EXPORTERS
 from utils.inference.predictors import PREDICTORS, open_predictor
@@ -26,7 +26,7 @@ def test_predict_and_call_agree_with_the_network(engine, tmp_path):
     if engine is None:
         checkpoint(path)
     else:
-        images, source = verification_images(card, 8)
+        images, source = example_images(card, 8)
         export_model(network, card, engine, path, images=images, source=source)
     threads = torch.get_num_threads()
     file = Shipped(path, "cpu", 1)

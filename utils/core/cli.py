@@ -133,10 +133,14 @@ def add_card_facts(group):
 
 
 def add_data(parser, *, default="FashionMNIST"):
-    """-d/--dataset, --data_dir, --batch_size, --num_workers: which images, and how many at a time."""
+    """-d/--dataset, --data_dir, --batch_size, --num_workers: which images, and how many at a time.
+
+    With `default` None the model card says which data set, and where it lies.
+    """
     group = parser.add_argument_group("data")
     group.add_argument("-d", "--dataset", default=default, help="FashionMNIST, digits, or the path of an image folder")
-    group.add_argument("--data_dir", default="data/", help="where registered data sets lie or are downloaded to")
+    folder, hint = ("data/", "") if default else (None, "; default: as in the card, else data/")
+    group.add_argument("--data_dir", default=folder, help=f"where registered data sets lie or are downloaded to{hint}")
     group.add_argument("--batch_size", type=int, default=128, check=at_least(1), help="images a batch")
     group.add_argument("--num_workers", type=int, default=8, check=at_least(0), help="loader processes at the most")
     return group

@@ -1,4 +1,10 @@
-"""Which images a script measures, calibrates or verifies on."""
+"""Which images a script measures, compares, calibrates and times on: the one place that decides.
+
+A script that reports a score asks `open_split`. One that can also do without scores asks `find_dataset`. One that only needs
+some real images asks `nearby_split`, or `example_images` for a few of them.
+"""
+
+import contextlib
 
 import numpy as np
 from PIL import Image
@@ -7,38 +13,73 @@ from utils.core.errors import UserError
 from utils.data.datasets import dataset_of, is_present, open_dataset
 
 
-def verification_images(card, count, dataset=None, data_dir=None, sizes=False):
-    """`count` real Pillow RGB images to compare on, and words for what they are.
+def open_split(card, dataset=None, data_dir=None, split=None, val_fraction=None):
+    """`(split, data set)` to report a score on: of the data set in the card unless told otherwise, test before val.
 
-    They come evenly from the validation split of the data set that is named or that the card names (downloads are left
-    to an explicit `dataset`), else from scikit-learn's digits, else they are generated. With `sizes` a fourth of them is
-    generated all the same, so that portrait, landscape, large and small images are among them.
+    Raises UserError where there is no such data set or split, and where the classes are not those of the card.
+    """
+    facts = card.training | ({} if val_fraction is None else {"val_fraction": val_fraction})
+    opened = dataset_of(card.replace(training=facts), dataset, data_dir)
+    chosen = getattr(opened, split) if split else opened.held_out
+    if chosen is None:
+        there = ", ".join(part.name for part in (opened.train, opened.val, opened.test) if part)
+        raise UserError(f"{opened.name} has no {split or 'val or test'} split; there are: {there}", option="split")
+    return chosen, opened
+
+
+def find_dataset(card, dataset=None, data_dir=None, required=False):
+    """`(data set, None)`, or `(None, why not)` where the model's own is not here and neither argument asks for one."""
+    try:
+        return dataset_of(card, dataset, data_dir), None
+    except UserError as error:
+        if dataset or required:
+            raise
+        return None, str(error)
+
+
+def nearby_split(card, dataset=None, data_dir=None, prefer=("test", "val", "train")):
+    """`(split, data set)` of real images: those asked for, else the model's own where that takes no download, else digits.
+
+    Takes the first split of `prefer` that there is. `(None, None)` where even digits are missing, as scikit-learn is.
+    Raises UserError where what was asked for cannot be had.
+    """
+    opened = _nearby_dataset(card, dataset, data_dir)
+    if opened is None:
+        return None, None
+    return next(part for part in (getattr(opened, name) for name in prefer) if part), opened
+
+
+def _nearby_dataset(card, dataset, data_dir):
+    own = card.training.get("dataset")
+    if dataset and not card.training:
+        return open_dataset(dataset, data_dir or "data/")  # any images do for a network that was not trained on others
+    if dataset or (own and data_dir):
+        return dataset_of(card, dataset, data_dir)
+    if own and is_present(own, card.training.get("data_dir", "data/")):
+        with contextlib.suppress(UserError):  # what lies there is no longer what the model was trained on
+            return dataset_of(card)
+    return open_dataset("digits") if is_present("digits") else None
+
+
+def example_images(card, count, dataset=None, data_dir=None, sizes=False):
+    """`count` Pillow RGB images to compare and time on, and words for what they are.
+
+    They come evenly from the validation split of `nearby_split`; where there is none they are generated. With `sizes` a
+    fourth of them is generated all the same, so that portrait, landscape, large and small images are among them.
     """
     generated = count // 4 if sizes else 0
-    split, words = _validation_split(card, dataset, data_dir)
+    split, opened = nearby_split(card, dataset, data_dir, prefer=("val", "test", "train"))
     if split is None:
         return generated_images(count), f"{count} generated images"
-    chosen = np.linspace(0, len(split) - 1, min(count - generated, len(split))).astype(int)
-    images = [split.image(int(index)) for index in chosen] + generated_images(generated)
-    return images, f"{len(chosen)} images of {words}" + (f" and {generated} generated ones of many sizes" if generated else "")
+    images = spread(split, count - generated) + generated_images(generated)
+    more = f" and {generated} generated ones of many sizes" if generated else ""
+    return images, f"{min(count - generated, len(split))} images of {opened.name} ({split.name}){more}"
 
 
-def _validation_split(card, dataset, data_dir):
-    name = dataset or card.training.get("dataset")
-    folder = data_dir or card.training.get("data_dir", "data/")
-    if dataset or (name and is_present(name, folder)):
-        try:
-            opened = dataset_of(card, dataset, data_dir)
-        except UserError:
-            if dataset:
-                raise
-        else:
-            split = opened.val or opened.held_out or opened.train
-            return split, f"{opened.name} ({split.name})"
-    try:
-        return open_dataset("digits").val, "digits (val)"
-    except ImportError:
-        return None, None
+def spread(split, count):
+    """At most `count` Pillow RGB images that lie evenly over a Split."""
+    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
+    return [split.image(int(index)) for index in chosen]
 
 
 def generated_images(count, seed=0):

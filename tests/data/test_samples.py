@@ -1,0 +1,121 @@
+"""Which images the scripts take: of the data set that is asked for, of the model's own, or of one that is always here."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.core.card import ModelCard
+from utils.core.errors import UserError
+from utils.data import samples
+from utils.data.datasets import open_dataset
+from utils.data.samples import calibration_images, example_images, find_dataset, nearby_split, open_split, spread
+from utils.data.splits import Dataset, Split
+
+DIGITS = open_dataset("digits")
+TRAINED = ModelCard("custom", DIGITS.classes, 16, training={"dataset": "digits"})
+UNTRAINED = ModelCard("custom", ["a", "b"], 16)
+
+
+@pytest.fixture
+def colours(photos):
+    """The card of a model that was trained on photographs."""
+    return ModelCard("custom", ["blue", "green", "red"], 32, training={"dataset": str(photos)})
+
+
+def test_a_score_is_reported_on_test_before_val(colours):
+    for card, name in ((TRAINED, "test"), (colours, "val")):
+        split, dataset = open_split(card)
+        assert split.name == name and split is dataset.held_out
+    assert open_split(TRAINED, split="train")[0].name == "train"
+
+
+def test_a_split_is_as_large_as_it_was_in_training():
+    for fraction in (0.1, 0.4):
+        card = TRAINED.replace(training=TRAINED.training | {"val_fraction": fraction})
+        assert len(open_split(card, split="val")[0]) == pytest.approx(fraction * 1438, rel=0.02)
+        assert len(open_split(card, split="val", val_fraction=0.2)[0]) == pytest.approx(288, rel=0.02)
+        assert card.training["val_fraction"] == fraction  # the card is not touched
+
+
+def test_a_split_that_is_not_there_is_an_error_that_names_those_that_are(colours, monkeypatch):
+    with pytest.raises(UserError, match="no test split; there are: train, val") as error:
+        open_split(colours, split="test")
+    assert error.value.option == "split"
+    monkeypatch.setattr(samples, "dataset_of", lambda *_: Dataset("photos", colours.classes, DIGITS.train))
+    with pytest.raises(UserError, match="no val or test split; there are: train"):
+        open_split(colours)
+
+
+def test_without_a_data_set_there_is_a_reason_unless_one_is_required(tmp_path):
+    gone = TRAINED.replace(training={"dataset": str(tmp_path / "gone")})
+    assert find_dataset(TRAINED)[1] is None and find_dataset(TRAINED)[0].name == "digits"
+    for card in (gone, UNTRAINED):
+        dataset, why = find_dataset(card)
+        assert dataset is None and why
+        with pytest.raises(UserError, match=r"data set|does not exist"):
+            find_dataset(card, required=True)
+    with pytest.raises(UserError, match="nowhere"):
+        find_dataset(TRAINED, dataset="./nowhere")
+
+
+def test_real_images_are_near(colours, tmp_path, monkeypatch):
+    assert nearby_split(colours)[0].name == "val"
+    assert nearby_split(colours, prefer=("train",))[0].name == "train"
+    gone = colours.replace(training={"dataset": str(tmp_path / "gone")})
+    other = colours.replace(classes=["a", "b"])  # the folder holds other classes now
+    for card in (gone, other, UNTRAINED):
+        split, dataset = nearby_split(card)
+        assert dataset.name == "digits" and split.name == "test"
+    assert nearby_split(UNTRAINED, colours.training["dataset"])[1].classes == colours.classes  # any images do
+    with pytest.raises(UserError, match="classes"):
+        nearby_split(colours, "digits")
+    with pytest.raises(UserError, match="does not exist"):
+        nearby_split(gone, data_dir="somewhere")
+    monkeypatch.setattr(samples, "is_present", lambda name, data_dir=None: False)
+    assert nearby_split(UNTRAINED) == (None, None)
+    images, source = example_images(UNTRAINED, 5)
+    assert len(images) == 5 and source == "5 generated images"
+
+
+def test_nothing_is_downloaded_unless_it_is_asked_for(tmp_path):
+    fashion = ModelCard("custom", range(10), 16, training={"dataset": "FashionMNIST", "data_dir": str(tmp_path)})
+    assert nearby_split(fashion)[1].name == "digits" and not list(tmp_path.iterdir())
+
+
+def test_spread_is_even():
+    split = Split("val", np.zeros(100, np.int64), np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2))
+    assert [image.getpixel((0, 0))[0] for image in spread(split, 4)] == [0, 33, 66, 99]
+    assert len(spread(split, 500)) == 100
+
+
+def test_where_the_images_come_from(colours):
+    card = colours
+    images, source = example_images(card, 5)
+    assert len(images) == 5 and source == "5 images of photos (val)"
+    images, source = example_images(card, 64)
+    assert len(images) == 9 and source == "9 images of photos (val)"  # all there are
+    assert example_images(ModelCard("custom", ["a", "b"]), 7)[1] == "7 images of digits (val)"
+    images, source = example_images(ModelCard("custom", ["a", "b"]), 8, sizes=True)
+    assert len({image.size for image in images}) == 3 and source.endswith("and 2 generated ones of many sizes")
+    with pytest.raises(UserError, match="classes"):
+        example_images(card, 5, dataset="digits")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 50), st.integers(0, 5))
+def test_calibration_images_are_balanced(sizes, count, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    pixels = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2)  # an image is its number
+    split = Split("train", labels, pixels)
+    chosen = [image.getpixel((0, 0))[0] for image in calibration_images(split, count, seed)]
+    assert chosen == [image.getpixel((0, 0))[0] for image in calibration_images(split, count, seed)]
+    assert len(chosen) == len(set(chosen)) == min(count, len(labels))
+    taken = np.bincount(labels[chosen], minlength=len(sizes))
+    most = taken.max(initial=0)
+    assert all(n == size or n >= most - 1 for n, size in zip(taken, sizes, strict=True))
+
+
+def test_calibration_follows_the_seed():
+    first, second = (calibration_images(DIGITS.train, 20, seed) for seed in (0, 1))
+    assert [image.tobytes() for image in first] != [image.tobytes() for image in second]
