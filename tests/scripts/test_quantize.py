@@ -167,8 +167,9 @@ def test_what_a_user_can_get_wrong(flags, words, main_of, tmp_path):
 
 def test_int8_without_data_says_what_to_give(main_of, tmp_path):
     save_checkpoint(tmp_path / "bare.pth", {"model": trained()[0].state_dict()})
-    with pytest.raises(UserError, match="the model card names no data set; say which with --dataset"):
+    with pytest.raises(UserError, match="the model card names no data set; say which") as error:
         main_of("quantize", "-w", tmp_path / "bare.pth", "-m", "custom", "--scheme", "int8")
+    assert error.value.option == "dataset"
 
 
 def test_quantizing_twice_is_refused(main_of, tmp_path):
