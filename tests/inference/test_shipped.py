@@ -45,7 +45,7 @@ def test_predict_and_call_agree_with_the_network(engine, tmp_path):
 def onnx_file(tmp_path_factory):
     network, card = trained()
     path = tmp_path_factory.mktemp("onnx") / "file.onnx"
-    images, source = verification_images(card, 8)
+    images, source = example_images(card, 8)
     export_model(network, card, "onnx", path, images=images, source=source)
     return path
 
