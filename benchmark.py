@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.build import list_models
 from models.checkpoint import load_model
+from models.registry import list_models
 from utils.complexity.exact import analyse
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model

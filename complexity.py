@@ -12,7 +12,7 @@ the difference of the totals exactly. On a GPU the peak activation memory is mea
 
 import torch
 
-from models.build import list_models
+from models.registry import list_models
 from utils.complexity.counters import COUNTERS
 from utils.complexity.exact import CAUSES, PRODUCTS, analyse, measure_peak_bytes, network_to_count, reconcile
 from utils.core import cli

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from models.build import list_models
+from models.registry import list_models
 from utils.core import cli
 from utils.core.card import read_classes
 from utils.core.errors import run

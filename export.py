@@ -12,8 +12,8 @@ other combination holds the rounded weights in fp32, as the runtimes cannot choo
 
 import pathlib
 
-from models.build import list_models
 from models.checkpoint import load_model, read_checkpoint
+from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_model, at_least
 from utils.core.errors import UserError, run

@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from models.build import list_models
 from models.checkpoint import load_model
+from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device, add_model
 from utils.core.errors import run

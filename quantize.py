@@ -18,8 +18,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from models.build import list_models
 from models.checkpoint import load_model, save_checkpoint
+from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
 from utils.core.errors import ACCURACY_LOST, UserError, run

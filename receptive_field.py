@@ -19,8 +19,9 @@ import math
 import numpy as np
 import torch
 
-from models.build import build_model, list_models
+from models.build import build_model
 from models.checkpoint import load_model
+from models.registry import list_models
 from utils.core import cli
 from utils.core.card import ModelCard
 from utils.core.errors import UserError, run

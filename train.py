@@ -15,8 +15,9 @@ import time
 import numpy as np
 import torch
 
-from models.build import build_model, freeze_trunk, head_of, list_models
+from models.build import build_model, freeze_trunk, head_of
 from models.checkpoint import load_strictly, read_checkpoint, read_training_state, save_checkpoint
+from models.registry import list_models
 from utils.core import cli
 from utils.core.card import ModelCard
 from utils.core.errors import UserError, run

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import ratios, save, spread
-from models.build import build_model, list_models
+from models.build import build_model
+from models.registry import list_models
 from utils.core import cli
 from utils.core.card import IMAGENET_MEAN, IMAGENET_STD
 from utils.core.errors import run

@@ -23,11 +23,6 @@ for file in pkgutil.iter_modules(models.__path__):
 MIN_IMAGE_SIZE = 8  # px; under it FashionCNN's third pooling has nothing left
 
 
-def list_models():
-    """The registered names."""
-    return list(MODELS)
-
-
 def build_model(name, num_classes, image_size=224, norm_type="BN", pretrained=False):
     """A registered model with random weights, or with torchvision's ImageNet trunk when `pretrained`.
 

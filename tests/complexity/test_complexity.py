@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 import complexity
 from benchmarks.complexity_table import BEGIN, END, insert, markdown, read_results
-from models.build import build_model, list_models
+from models.build import build_model
 from models.checkpoint import save_checkpoint
+from models.registry import list_models
 from utils.complexity.counters import COUNTERS, Profile, count_ptflops
 from utils.complexity.exact import CAUSES, PRODUCTS, analyse, network_to_count, reconcile
 from utils.core.card import ModelCard

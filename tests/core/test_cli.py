@@ -26,6 +26,67 @@ def test_all_faults_are_reported_together():
     assert "unknown flag --shar, did you mean --share?" in message
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--epochs", "--max_epoch"),
+        ("--lr", "--base_lr"),
+        ("--batch", "--batch_size"),
+        ("-b", "--batch_size"),
+        ("--batch-size", "--batch_size"),
+        ("--imgsz", "--image_size"),
+        ("--img_size", "--image_size"),
+        ("--workers", "--num_workers"),
+        ("--data", "--dataset"),
+        ("-dataset", "--dataset"),
+        ("--patience", "--early_stop"),
+        ("--out", "--output"),
+        ("--checkpoint", "--weights"),
+        ("--datset", "--dataset"),
+    ],
+)
+def test_a_mistyped_flag_is_understood_by_meaning_or_by_spelling(given, meant):
+    p = cli.Parser("What it does.")
+    cli.add_model(p, ["custom"], required_weights=True)
+    cli.add_data(p)
+    for flag in ("--max_epoch", "--base_lr", "--image_size", "--early_stop", "--output"):
+        p.add_argument(flag)
+    with pytest.raises(UserError, match=f"^unknown flag {given}, did you mean {meant}\\?$"):
+        p.parse(argv=[given, "3"])
+    with pytest.raises(UserError, match=f"^unknown flag {given}, did you mean {meant}\\?$"):
+        p.parse(argv=[f"{given}=3"])
+
+
+def test_only_flags_that_the_script_has_are_suggested():
+    every = {name for wanted in cli.MEANT for name in wanted.split()}
+    with pytest.raises(UserError, match=r"^unknown flag --epochs \(see --help\)$"):
+        parser().parse(argv=["--epochs", "3"])
+    assert "max_epoch" in every and not {name for names in cli.MEANT.values() for name in names.split()} & every
+
+
+def test_what_looks_like_a_flag_and_is_a_value():
+    p = parser()
+    cli.add_model(p, ["custom"])
+    args = p.parse(argv=["-mcustom", "--share=0.5", "-wnew model.pth"])
+    assert (args.model, args.share, args.weights) == ("custom", 0.5, "new model.pth")
+    with pytest.raises(UserError, match="--count -1 must be 1 or more"):
+        p.parse(argv=["--count", "-1"])
+
+
+@pytest.mark.parametrize("argv", [["--share", "nan"], ["--share=inf"], ["--count", "9" * 30], ["--flag=--"], ["--count=--"]])
+def test_odd_numbers_are_refused(argv):
+    with pytest.raises(UserError, match=argv[0].split("=")[0]):
+        parser().parse(argv=argv)
+
+
+@pytest.mark.parametrize("argv", [["-w", ""], ["--weights="], ["-m", ""]])
+def test_an_empty_value_is_refused(argv):
+    p = parser()
+    cli.add_model(p, ["custom"])
+    with pytest.raises(UserError, match="is empty"):
+        p.parse(argv=argv)
+
+
 def test_a_name_is_checked_before_anything_is_loaded():
     p = parser()
     cli.add_model(p, ["resnet18", "custom"])

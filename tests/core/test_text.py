@@ -3,7 +3,7 @@ import os
 import pytest
 
 from utils.core.files import replacing, write_json, write_text
-from utils.core.text import plural, si, table
+from utils.core.text import plural, printable, si, table
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -40,3 +40,19 @@ def test_table_aligns():
 def test_a_count_agrees_with_its_noun():
     assert [plural(n, "file") for n in (0, 1, 2, 1200)] == ["0 files", "1 file", "2 files", "1,200 files"]
     assert [plural(n, "class", "classes") for n in (1, 3)] == ["1 class", "3 classes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("boot.png", "boot.png"),
+        ("Stiefel für 中国 👩\u200d🚀", "Stiefel für 中国 👩\u200d🚀"),
+        ("a\nerror: b\r", r"a\nerror: b\r"),
+        ("\x1b]0;title\x07\x9b2J", r"\x1b]0;title\x07\x9b2J"),
+        ("photo\u202egnp.exe\u2066", r"photo\u202egnp.exe\u2066"),
+        ("next\u2028line\udcff", r"next\u2028line\udcff"),
+    ],
+)
+def test_text_of_strangers_cannot_steer_the_terminal(text, shown):
+    assert printable(text) == shown
+    assert table(["name"], [[text]]).splitlines()[2:] == [shown]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from networks import DIGITS, QUICK, SETTLED, mixed_images, network_of
 
-from models.build import list_models
 from models.checkpoint import load_model
+from models.registry import list_models
 from utils.core.errors import UserError
 from utils.data.samples import generated_images
 from utils.export.preprocessing_graph import prepend_preprocessing

@@ -10,9 +10,10 @@ from digits_checkpoint import trained
 from onnx import numpy_helper
 
 from models import half
-from models.build import build_model, list_models
+from models.build import build_model
 from models.checkpoint import load_model, save_checkpoint
 from models.half import computes_in
+from models.registry import list_models
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.images import preprocess

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.build import build_model, freeze_trunk, head_of, list_models
+from models.build import build_model, freeze_trunk, head_of
 from models.layers import NORMS
+from models.registry import list_models
 from utils.core.errors import UserError
 
 SIZES = {"custom": 12_871_690, "resnet18": 11_310_410, "mobilenet_v3_small": 1_077_290}

@@ -15,8 +15,9 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 import receptive_field as script_module
-from models.build import build_model, list_models
+from models.build import build_model
 from models.checkpoint import save_checkpoint
+from models.registry import list_models
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.receptive_field.analytic import analytic_fields

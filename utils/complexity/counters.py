@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.build import list_models
+from models.registry import list_models
 from utils.complexity.exact import PRODUCTS, analyse, network_to_count, reconcile
 from utils.core import cli
 from utils.core.files import RESULTS, write_json, write_text

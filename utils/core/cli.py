@@ -4,14 +4,54 @@ import argparse
 import difflib
 import math
 import os
+import re
+import sys
 
+from utils.core import errors
 from utils.core.errors import UserError
 from utils.core.registry import instead
 
+MOST_PIXELS = 4096  # along a side; the memory of one step grows with its square
+MOST_IMAGES = 1 << 20  # in a batch
+MOST_PROCESSES = 1 << 12
+MOST_CLASSES = 1 << 20
+
+# What other toolkits call a flag -> what it is called here; of several the first that the script has.
+MEANT = {
+    "max_epoch": "epochs epoch max_epochs num_epochs n_epochs",
+    "base_lr": "lr learning_rate lr0",
+    "min_lr": "lr_min final_lr lrf",
+    "wp_epoch": "warmup warmup_epochs",
+    "optimizer": "optim opt solver",
+    "weight_decay": "wd",
+    "accumulation": "accumulate grad_accum gradient_accumulation gradient_accumulation_steps accum_iter",
+    "clip_grad": "grad_clip clip max_grad_norm",
+    "label_smoothing": "smoothing",
+    "early_stop": "patience early_stopping",
+    "batch_size": "batch bs b",
+    "image_size": "imgsz img_size input_size resolution size",
+    "num_workers": "workers nw jobs j",
+    "num_classes": "nc n_classes nb_classes",
+    "dataset": "data data_path dataset_name",
+    "data_dir": "data_root root",
+    "val_fraction": "val_split val_ratio validation_split",
+    "augment": "aug augmentation transforms",
+    "weights model": "checkpoint ckpt weight model_path",
+    "model weights": "arch architecture net network backbone",
+    "image": "input source img file",
+    "precision fp16": "amp half mixed_precision dtype",
+    "device cuda": "gpu gpus no_cuda cpu",
+    "engine scheme": "format target",
+    "topk": "k top_k",
+    "threshold": "conf confidence",
+    "resume": "continue",
+    "output json save_dir path_to_save": "out o output_dir out_dir outdir save save_path destination",
+}
+
 
 def at_least(low):
-    """Check: the value is `low` or more."""
-    return lambda value: None if value >= low else f"must be {low} or more"
+    """Check: the value is `low` or more, and finite."""
+    return lambda value: None if low <= value < math.inf else f"must be {low} or more"
 
 
 def above(low):
@@ -36,7 +76,7 @@ def known(noun, names):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults in the help, `check=` on a flag, spelling hints, and every fault reported at once.
+    """argparse with defaults in the help, `check=` on a flag, hints for unknown flags, and every fault reported at once.
 
     `parse(cross_checks)` takes functions from the parsed arguments to a list of faults (sentences), and raises one
     UserError for all the faults there are. `args.given` is the set of the flags that stood on the command line.
@@ -47,7 +87,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=about, epilog=usage, usage="%(prog)s [flags]", formatter_class=_Formatter, allow_abbrev=False
         )
-        self.checks = {}
+        self.checks, self.unknown = {}, []
 
     def add_argument_group(self, *args, **kwargs):
         group = super().add_argument_group(*args, **kwargs)
@@ -62,21 +102,24 @@ class Parser(argparse.ArgumentParser):
         if action.metavar is None and action.type in (int, float):
             action.metavar = "N" if action.type is int else "X"
         if check:
-            self.__dict__.setdefault("checks", {})[action.dest] = (action, check)
+            self.__dict__.setdefault("checks", {})[action.dest] = check
         return action
 
     def parse(self, *cross_checks, argv=None):
         """The parsed arguments. Raises UserError with all faults; the cross-flag checks run once the ranges are right."""
+        argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
+        errors.flags = {action.dest: self._flag(action) for action in self._actions}
+        self.unknown = [self._hint(word.split("=")[0]) for word in argv if self._is_unknown(word)]
         args, rest = self.parse_known_args(argv)
-        faults = [self._unknown(flag) for flag in rest if flag.startswith("-")]
+        faults = list(self.unknown)
         if rest and not faults:
             faults.append(f"{' '.join(rest)} belongs to no flag")
-        for dest, (action, check) in self.checks.items():
-            values = getattr(args, dest)
+        for action in self._actions:
+            values = getattr(args, action.dest, None)
             for value in values if isinstance(values, list) else [values]:
-                fault = value is not None and check(value)
+                fault = value is not None and self._fault(action, value)
                 if fault:
-                    faults.append(f"{self._flag(action)} {value} {fault}")
+                    faults.append(" ".join(filter(None, (self._flag(action), str(value), fault))))
         args.given = self._given(argv)
         for check in cross_checks if not faults else ():
             faults += check(args)
@@ -85,14 +128,40 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message):  # argparse calls this for a value of the wrong type, a missing flag, a wrong choice
-        raise UserError(f"{message.removeprefix('argument ')} (see --help)")
+        raise UserError("; ".join(self.unknown) or f"{message.removeprefix('argument ')} (see --help)")
+
+    def _get_values(self, action, arg_strings):
+        if action.option_strings and arg_strings == ["--"]:  # --flag=--, which Python 3.11 fails on
+            raise argparse.ArgumentError(action, "expected a value, not --")
+        return super()._get_values(action, arg_strings)
 
     def _flag(self, action):
         return action.option_strings[-1] if action.option_strings else action.dest
 
-    def _unknown(self, flag):
-        flag = flag.split("=")[0]
-        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+    def _fault(self, action, value):
+        """What is wrong with one value of a flag, or None."""
+        if value == "":
+            return "is empty; give a value, or leave it out"
+        if isinstance(value, float) and not math.isfinite(value):
+            return "is no finite number"
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            return "is too large"
+        check = self.checks.get(action.dest)
+        return check(value) if check else None
+
+    def _is_unknown(self, word):
+        known, name = self._option_string_actions, word.split("=")[0]
+        if not re.match(r"--?[A-Za-z]", name) or " " in name or name in known:
+            return False
+        # -mcustom is -m with a value; -model is not: it is --model with a dash too few
+        return name.startswith("--") or name[:2] not in known or f"-{name}" in known
+
+    def _hint(self, flag):
+        name = flag.strip("-").replace("-", "_").lower()
+        meant = (wanted.split() for wanted, others in MEANT.items() if name in others.split())
+        names = [name, *next(meant, [])]
+        near = [f"--{name}" for name in names if f"--{name}" in self._option_string_actions]
+        near = near or difflib.get_close_matches(flag, self._option_string_actions, n=1)
         return f"unknown flag {flag}" + (f", did you mean {near[0]}?" if near else " (see --help)")
 
     def _given(self, argv):
@@ -117,6 +186,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help or ''} (default: %(default)s)" if shown else action.help
 
 
+def side(low=8):
+    """Check: a length in pixels along one side of an image, from `low` to what memory holds."""
+    return between(low, MOST_PIXELS)
+
+
 def add_model(parser, models, *, required_weights=False):
     """-m/--model, -w/--weights: which network. `models` are the known names."""
     group = parser.add_argument_group("model")
@@ -129,7 +203,7 @@ def add_model(parser, models, *, required_weights=False):
 def add_card_facts(group):
     """-c/--classes, --image_size: what a file without a model card cannot say itself."""
     group.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
-    group.add_argument("--image_size", type=int, check=at_least(8), help="pixels, for a file without a model card")
+    group.add_argument("--image_size", type=int, check=side(), help="pixels, for a file without a model card")
 
 
 def add_data(parser, *, default="FashionMNIST"):
@@ -141,8 +215,8 @@ def add_data(parser, *, default="FashionMNIST"):
     group.add_argument("-d", "--dataset", default=default, help="FashionMNIST, digits, or the path of an image folder")
     folder, hint = ("data/", "") if default else (None, "; default: as in the card, else data/")
     group.add_argument("--data_dir", default=folder, help=f"where registered data sets lie or are downloaded to{hint}")
-    group.add_argument("--batch_size", type=int, default=128, check=at_least(1), help="images a batch")
-    group.add_argument("--num_workers", type=int, default=8, check=at_least(0), help="loader processes at the most")
+    group.add_argument("--batch_size", type=int, default=128, check=between(1, MOST_IMAGES), help="images a batch")
+    group.add_argument("--num_workers", type=int, default=8, check=between(0, MOST_PROCESSES), help="most loader processes")
     return group
 
 
@@ -157,8 +231,10 @@ def add_device(parser):
 def add_size(parser):
     """--num_classes, --image_size: the shape of a network that no checkpoint describes."""
     group = parser.add_argument_group("size")
-    group.add_argument("--num_classes", type=int, check=at_least(1), help="outputs: those of the checkpoint, or 10")
-    group.add_argument("--image_size", type=int, check=at_least(8), help="side of the input in px: the checkpoint's, or 224")
+    group.add_argument(
+        "--num_classes", type=int, check=between(1, MOST_CLASSES), help="outputs: those of the checkpoint, or 10"
+    )
+    group.add_argument("--image_size", type=int, check=side(), help="side of the input in px: the checkpoint's, or 224")
     return group
 
 

@@ -1,20 +1,26 @@
 """The one exception for what a user can cause, and the wrapper that turns it into a sentence and an exit status."""
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 
+from utils.core.text import printable
+
 USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4  # exit statuses beyond 0 and Python's own 1
 # Of an OSError: the place is closed to the user, full, or of another kind than its name says.
 PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in the RuntimeError of torch
+
+flags = {}  # parameter name -> the flag of the running script that sets it; its parser fills this in
 
 
 class UserError(Exception):
     """What went wrong, with which value or path, and what to do: one sentence.
 
-    `option` is the name of the parameter whose value is at fault ("image_size"), where there is one. A script's flag has the
-    same name, so that `run` can put it before the sentence; code that calls a package from elsewhere reads no flags.
+    `option` is the name of the parameter whose value is at fault ("image_size"), where there is one. Where the running
+    script has a flag for it, `run` puts the flag before the sentence; code that calls a package from elsewhere reads none.
     """
 
     def __init__(self, message, option=None):
@@ -23,29 +29,47 @@ class UserError(Exception):
 
 
 def run(main):
-    """Run `main()` as a script: exit with its return value, or with a sentence and status 2 for a `UserError`.
+    """Run `main()` as a script: exit with its return value, or with a sentence and status 2 for what a user can cause.
 
     An interrupt exits 130 and SIGTERM 143, both after `main` has had its chance to save (`SIGTERM` is raised inside of it
-    as `SystemExit(143)`). A place that is full or closed to the user is named, status 2. A closed pipe on standard output ends
-    quietly. Every other exception keeps its traceback.
+    as `SystemExit(143)`). A closed pipe on standard output ends quietly. Every bug keeps its traceback. Characters that the
+    terminal's encoding lacks are printed as escapes.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # what stands in for a stream need not have an encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()
-    except UserError as error:
-        flag = f"--{error.option}: " if error.option else ""
-        print(f"error: {flag}{error}", file=sys.stderr)
-        status = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except OSError as error:
-        if error.errno not in PLACES:
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
             raise
-        print(f"error: {error.filename or 'a file'} cannot be read or written ({error.strerror})", file=sys.stderr)
+        print(f"error: {printable(sentence)}", file=sys.stderr)
         status = USER_ERROR
     sys.exit(status)
+
+
+def _sentence(error):
+    """What to tell the user of an exception; None for a bug."""
+    if isinstance(error, UserError):
+        return f"{flags[error.option]}: {error}" if error.option in flags else str(error)
+    if isinstance(error, ModuleNotFoundError) and not _is_ours(error.name):
+        package = error.name.partition(".")[0]
+        return f"the package {package} is missing: activate the environment (source .venv/bin/activate) or make it (make setup)"
+    if isinstance(error, OSError) and error.errno in PLACES:
+        return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)):
+        return "there is not enough memory for this; give a smaller image size, batch size or model"
+    return None
+
+
+def _is_ours(module):
+    return not module or module.partition(".")[0] in {"benchmarks", "models", "utils"} | sys.stdlib_module_names

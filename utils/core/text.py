@@ -1,4 +1,24 @@
-"""Counts with their noun, quantities with metric prefixes, and text tables."""
+"""Text for the terminal: counts with their noun, metric prefixes, tables, and strangers' text made harmless."""
+
+import unicodedata
+
+JOINERS = "\u200c\u200d"  # format characters that emoji and several scripts need, and that cannot deceive
+
+
+def printable(text):
+    """`text` on one line, without what would steer a terminal: `"a\\nb"` for an a, a line break and a b.
+
+    Control characters, escape sequences, line breaks, bidirectional marks and bytes that are no text become escapes.
+    """
+    return "".join(_escaped(c) if _steers(c) else c for c in str(text))
+
+
+def _steers(character):
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in JOINERS
+
+
+def _escaped(character):
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def plural(count, noun, many=None):
@@ -17,10 +37,10 @@ def si(value, unit="", digits=4):
 def table(header, rows, align=None):
     """Rows of strings as an aligned text table: the first column to the left, the others to the right.
 
-    `align` overrides this with one of `<` and `>` a column.
+    `align` overrides this with one of `<` and `>` a column. Cells are made `printable`.
     """
     align = align or "<" + ">" * (len(header) - 1)
-    rows = [[str(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in [lines[0], "  ".join("─" * w for w in widths), *lines[1:]])
