@@ -1,101 +1,132 @@
-"""Look at an image folder before training on it: classes, counts, sizes, broken files, images that are in two splits.
+"""Look through an image folder before training on it, and say what is wrong with which file.
 
-python3 check_dataset.py photos/
-python3 check_dataset.py photos/ --json report.json
+python check_dataset.py -d photos/
+python check_dataset.py -d photos/ --html report.html --fix_list actions.csv
+python check_dataset.py -d photos/ --folds 4
+python check_dataset.py -d photos/ -w weights/photos/custom/best_model.pth
+
+Every file is read once, in parallel. Found are: files that do not decode, wrong extensions, EXIF rotation, extreme aspect
+ratios, nearly uniform, dark and blurred images, duplicates and near-duplicates within and across splits and classes, and class
+names that differ by spelling. With --folds, small networks are trained on parts of the images and asked about the rest; with -w
+the checkpoint is asked: labels that they find improbable are listed, the most suspected first. Nothing is changed.
+Exit status: 0 nothing found, 1 findings, 2 the folder could not be read.
 """
 
-import hashlib
-import pathlib
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-
-from tqdm import tqdm
+import collections
 
 from utils.core import cli
-from utils.core.errors import SOME_UNREADABLE, UserError, run
-from utils.core.files import write_json
-from utils.core.images import load_image
-from utils.core.machine import cores
-from utils.core.text import plural, table
-from utils.data.datasets import open_dataset
+from utils.core.errors import UserError, run
+from utils.core.files import protect, write_json, write_text
+from utils.core.text import csv_text, plural, printable, table
+
+SHOWN = 20  # rows of the table of findings
+FOUND = 1  # the exit status where something was found
 
 
 def parser():
     p = cli.Parser(__doc__)
-    p.add_argument("dataset", help="the path of an image folder: train/<class>/…, val/<class>/…, test/<class>/… or <class>/…")
-    p.add_argument("--json", metavar="FILE", help="write what was found here too")
+    data = p.add_argument_group("data")
+    data.add_argument(
+        "-d", "--dataset", required=True, metavar="FOLDER", help="train/<class>/…, val/… and test/…, or <class>/…"
+    )
+    labels = p.add_argument_group("label errors")
+    labels.add_argument("-w", "--weights", metavar="FILE", help="a checkpoint (.pth) to ask about the labels")
+    labels.add_argument("--folds", type=int, metavar="K", check=cli.between(2, 20),
+                        help="train K small networks and ask each about the images that it was not trained on")  # fmt: skip
+    labels.add_argument("--seed", type=int, default=0, check=cli.at_least(0), help="of the folds and their networks")
+    out = p.add_argument_group("output")
+    out.add_argument("--json", metavar="FILE", help="all facts and findings")
+    out.add_argument("--fix_list", metavar="FILE", help="a CSV of path, finding and suggested action")
+    out.add_argument("--html", metavar="FILE", help="a page with thumbnails")
     return p
 
 
-def look(path):
-    """`(size or None, fault or None, digest)` of one file."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    try:
-        return load_image(path).size, None, digest
-    except UserError as error:
-        return None, str(error), digest
+def contradictions(args):
+    return ["--weights and --folds both rank the labels; take one"] if args.weights and args.folds else []
 
 
-def inspect(dataset):
-    """Counts by split and class, the spread of the sizes, faults, and images that occur more than once."""
-    splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
-    places = [(split.name, path) for split in splits for path in split.paths]
-    with ThreadPoolExecutor(cores()) as pool:
-        found = list(
-            tqdm(pool.map(lambda place: look(place[1]), places), total=len(places), unit="img", leave=False, disable=None)
+def label_findings(args, splits, classes):
+    """Likely label errors as findings, the most suspected first; none unless asked for."""
+    if not (args.weights or args.folds):
+        return []
+    from utils.doctor.findings import Finding
+    from utils.doctor.suspects import suspected
+
+    found, how = suspected(splits, classes, weights=args.weights, folds=args.folds, seed=args.seed, say=print)
+    return [
+        Finding(
+            "likely label error",
+            (path,),
+            f"labelled {label}; {how} it for {answer} (probability of its label {score:.3f})",
+            "look at it",
+            {"label": label, "answer": answer, "score": score},
         )
-    sizes = sorted(size for size, _, _ in found if size)
-    by_digest = {}
-    for (split, path), (_, _, digest) in zip(places, found, strict=True):
-        by_digest.setdefault(digest, []).append((split, str(path)))
-    repeated = [group for group in by_digest.values() if len(group) > 1]
+        for path, label, answer, score in found
+    ]
+
+
+def as_json(counts, facts, findings, notices):
+    sizes = sorted(fact.size for fact in facts if fact.fault is None)
     return {
-        "classes": dataset.classes,
-        "images": {s.name: {c: int((s.labels == i).sum()) for i, c in enumerate(dataset.classes)} for s in splits},
-        "most common sizes": [[f"{w}×{h}", n] for (w, h), n in Counter(sizes).most_common(5)],
+        "images": counts,
+        "most common sizes": [[f"{w}×{h}", n] for (w, h), n in collections.Counter(sizes).most_common(5)],
+        "modes": dict(collections.Counter(fact.mode for fact in facts if fact.fault is None)),
         "short side": [min(map(min, sizes)), max(map(min, sizes))] if sizes else None,
-        "unreadable": [fault for _, fault, _ in found if fault],
-        "in two splits": [group for group in repeated if len({split for split, _ in group}) > 1],
-        "repeated in a split": [group for group in repeated if len({split for split, _ in group}) == 1],
-        "notices": dataset.notices,
+        "findings": {
+            kind: [{"paths": list(f.paths), "what": f.words, "action": f.action, **f.detail} for f in found]
+            for kind, found in findings.items()
+        },
+        "notices": notices,
     }
 
 
-def show(report):
-    """The findings as text."""
-    images = report["images"]
-    rows = [[c, *(f"{counts[c]:,}" for counts in images.values())] for c in report["classes"]]
-    rows.append(["all", *(f"{sum(counts.values()):,}" for counts in images.values())])
-    lines = [table(["class", *images], rows), ""]
-    train = images["train"].values()
-    if max(train) > 3 * min(train):
-        lines.append(f"unbalanced: {max(train)} to {min(train)} images a class; consider --class_weights or --balanced_sampler")
+def show(report, findings, classes):
+    """The counts, then the findings: one line a kind, and the first SHOWN of all."""
+    counts = report["images"]
+    rows = [[c, *(f"{split[c]:,}" for split in counts.values())] for c in classes]
+    rows.append(["all", *(f"{sum(split.values()):,}" for split in counts.values())])
+    lines = [table(["class", *counts], rows), ""]
     if report["short side"]:
         low, high = report["short side"]
-        common = ", ".join(f"{size} ({count})" for size, count in report["most common sizes"])
+        common = ", ".join(f"{size} ({count:,})" for size, count in report["most common sizes"])
         lines.append(f"short side {low} to {high} px; most common sizes: {common}")
-    for name, what in (
-        ("unreadable", ("file does not decode", "files do not decode")),
-        ("in two splits", ("image is in two splits", "images are in two splits")),
-        ("repeated in a split", ("image repeats", "images repeat")),
-    ):
-        found = report[name]
-        lines.append(plural(len(found), *what) + (":" if found else ""))
-        lines += ["  " + (item if isinstance(item, str) else " = ".join(path for _, path in item)) for item in found[:10]]
-        if len(found) > 10:
-            lines.append(f"  and {len(found) - 10} more" + ("" if name == "unreadable" else " (--json has all)"))
-    return "\n".join(lines + report["notices"])
+    lines += [f"{len(found):>6,}  {kind}" for kind, found in findings.items()] or ["nothing found"]
+    every = [(kind, finding) for kind, found in findings.items() for finding in found]
+    if every:
+        rows = [[kind, " = ".join(f.paths[:3]), f.words] for kind, f in every[:SHOWN]]
+        lines += ["", table(["finding", "files", "what"], rows, "<<<")]
+    if len(every) > SHOWN:
+        lines.append(f"and {len(every) - SHOWN:,} more (--json, --fix_list and --html have all)")
+    return "\n".join([*lines, *map(printable, report["notices"])])
 
 
 def main():
-    args = parser().parse()
-    if not pathlib.Path(args.dataset).is_dir():
-        raise UserError(f"{args.dataset} is not a folder; give the one that holds train/<class>/… or the class folders")
-    report = inspect(open_dataset(args.dataset, val_fraction=0))
-    print(show(report))
+    args = parser().parse(contradictions)
+    from utils.doctor.facts import read_all
+    from utils.doctor.findings import find
+    from utils.doctor.scan import scan_folder
+
+    classes, splits, notices = scan_folder(args.dataset)
+    protect(*(path for split in splits for path in split.paths))
+    facts = read_all(splits)
+    if all(fact.fault for fact in facts):
+        raise UserError(f"none of the {plural(len(facts), 'image')} in {args.dataset} could be read")
+    findings = collections.defaultdict(list)
+    for finding in [*find(facts, classes), *label_findings(args, splits, classes)]:
+        findings[finding.kind].append(finding)
+    counts = {s.name: {c: int((s.labels == i).sum()) for i, c in enumerate(classes)} for s in splits}
+    report = as_json(counts, facts, findings, notices)
+    print(show(report, findings, classes))
     if args.json:
         print(f"written: {write_json(args.json, report)}")
-    return SOME_UNREADABLE if report["unreadable"] else 0
+    if args.fix_list:
+        rows = [[path, kind, f.words, f.action] for kind, found in findings.items() for f in found for path in f.paths]
+        print(f"written: {write_text(args.fix_list, csv_text(['path', 'finding', 'what', 'action'], rows))}")
+    if args.html:
+        from utils.doctor.page import render
+
+        print(f"written: {write_text(args.html, render(args.dataset, classes, counts, findings))}")
+    return FOUND if findings else 0
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ COMMANDS = [
     ("quantize.py", "-w", BEST, "--scheme", "int8", "--calibration", 16),
     ("predict.py", "-m", "custom.onnx", "-i", "photos/train/a", "--json", "predict.json"),
     ("predict_ckpoint.py", "-w", BEST, "-i", "photos/train/a", "--json", "predict_ckpoint.json"),
-    ("check_dataset.py", "photos", "--json", "check_dataset.json"),
+    ("check_dataset.py", "-d", "photos", "--json", "check_dataset.json"),
     ("receptive_field.py", "-m", "custom", "--image_size", 32, "--images", 2),
     ("complexity.py", "-m", "custom", "--image_size", 32),
     *((f"complexity_{tool}.py", "-m", "custom", "--image_size", 32) for tool in TOOLS),

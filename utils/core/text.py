@@ -1,5 +1,7 @@
 """Text for the terminal: counts with their noun, metric prefixes, tables, and strangers' text made harmless."""
 
+import csv
+import io
 import unicodedata
 
 JOINERS = "\u200c\u200d"  # format characters that emoji and several scripts need, and that cannot deceive
@@ -44,3 +46,18 @@ def table(header, rows, align=None):
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in [lines[0], "  ".join("─" * w for w in widths), *lines[1:]])
+
+
+def csv_text(header, rows):
+    """Rows as CSV. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[_cell(value) for value in row] for row in [header, *rows]])
+    return text.getvalue()
+
+
+def _cell(value):
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a file name can be made of any bytes
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
