@@ -58,9 +58,9 @@ def test_calibration_error_has_fifteen_bins():
     # Ten answers each at 0.81, 0.86 and 0.88. Bins of 1/15 part 0.88 from the others; of 1/5 and 1/10 they would part none,
     # and of 1/20 they would part 0.81 from 0.86.
     probability = torch.tensor([0.81] * 10 + [0.86] * 10 + [0.88] * 10)
-    labels = torch.tensor([0] * 10 + [0] * 4 + [1] * 6 + [0] * 3 + [1] * 7)  # right: all, four, three
+    labels = torch.tensor([0] * 10 + [0] * 4 + [1] * 6 + [0] * 10)  # right: all, four, all
     answers = torch.stack([probability, 1 - probability], dim=1).log()
-    wanted = (20 * abs(0.835 - 14 / 20) + 10 * abs(0.88 - 3 / 10)) / 30
+    wanted = (20 * (0.835 - 14 / 20) + 10 * (1 - 0.88)) / 30  # too sure in one bin, not sure enough in the other
     assert METRICS["expected calibration error"](answers, labels) == pytest.approx(wanted, abs=1e-5)
 
 
