@@ -3,7 +3,7 @@ DATA_DIR ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint setup clean
+.PHONY: demo test test-narrow test-all lint setup clean
 
 setup: $(VENV)/.installed
 
@@ -23,6 +23,12 @@ demo: setup
 # Half the cores' worth of processes would wait for each other's threads: one thread each, one process a core.
 test: setup
 	OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto -m "not slow"
+
+# What depends on the processor, with the instruction sets of an older one: no AVX-512, VNNI or bf16.
+test-narrow: setup
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto \
+		-m "not slow" tests/export tests/kernels tests/runtime tests/training tests/inference tests/scripts/test_quantize.py \
+		tests/scripts/test_benchmark.py tests/scripts/test_export.py tests/scripts/test_train.py
 
 test-all: setup
 	OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto

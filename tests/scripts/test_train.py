@@ -64,7 +64,7 @@ def test_the_history_says_what_the_time_went_into_and_how_training_scored(main_o
     facts = final(tmp_path / "weights" / "digits" / "custom")
     seconds = facts["seconds"]
     assert seconds["waiting"] >= 20 * 0.02  # 1294 images are 20.2 batches, and evaluations are not waiting
-    assert seconds["waiting"] < 0.8 * seconds["total"] and seconds["evaluating"] >= 0.02 and seconds["augmenting"] > 0
+    assert seconds["evaluating"] >= 0.02 and min(seconds.values()) > 0
     assert sum(value for name, value in seconds.items() if name != "total") <= seconds["total"]
     said, share = re.search(r"waiting for data (\S+) s \((\d+)\s?%\)", out).groups()
     assert float(said) == pytest.approx(seconds["waiting"], abs=0.06)
