@@ -31,7 +31,7 @@ from utils.core.text import table
 from utils.data.augment import AUGMENTATIONS
 from utils.data.stores import Pixels
 from utils.evaluation import plots
-from utils.kernels.convert import ready_to_train
+from utils.kernels.convert import use_training_kernels
 from utils.runtime.precision import Runtime
 from utils.training.optim import build_optimizer
 
@@ -51,7 +51,8 @@ def images_per_second(name, size, batch, threads, precision, least=1.0):
     """Median over three steps or more of at least `least` seconds, after two for warm-up, in which the heap grows."""
     torch.set_num_threads(threads)
     setup = Runtime(torch.device("cpu"), precision)
-    model = ready_to_train(build_model(name, 10, size), setup.device).train()
+    model = build_model(name, 10, size).to(memory_format=torch.channels_last).train()
+    network = use_training_kernels(model)
     optimizer = build_optimizer("adamw", model, 1e-3, 0.05)
     augment = AUGMENTATIONS["default"](size, IMAGENET_MEAN, IMAGENET_STD)
     random = np.random.default_rng(0)
@@ -61,7 +62,7 @@ def images_per_second(name, size, batch, threads, precision, least=1.0):
     while len(times) < 5 or sum(times) < least:
         start = time.perf_counter()
         with setup.autocast():
-            logits = model(augment(pixels, random))
+            logits = network(augment(pixels, random))
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad()

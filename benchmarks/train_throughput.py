@@ -65,7 +65,7 @@ def ours(model_name, dataset, args, image_size):
     from utils.data.loader import needs_workers, train_batches
     from utils.data.sampling import epoch_order, plan_epoch
     from utils.data.stores import resident
-    from utils.kernels.convert import ready_to_train
+    from utils.kernels.convert import is_compiled, use_training_kernels
     from utils.runtime.compile import step_model as compiled_step
     from utils.runtime.device import choose_device, prefer_fast_matmul, share_cores
     from utils.runtime.precision import Runtime, choose_precision, precision_probe
@@ -81,12 +81,16 @@ def ours(model_name, dataset, args, image_size):
     store = open_store(data.train, card.resize_size, "auto", pathlib.Path(args.folder, "cache"), show=False)
     store = resident({"train": store}, device)["train"]
     threads, workers = share_cores(8 if needs_workers(store, device) else 0, device)
-    model = ready_to_train(build_model(model_name, card.num_classes, image_size), device).train()
-    probe = precision_probe(f"{model_name} BN", model, args.batch_size, image_size)
+    model = build_model(model_name, card.num_classes, image_size).to(device, memory_format=torch.channels_last).train()
+    probe = precision_probe(f"{model_name} BN", use_training_kernels(model), args.batch_size, image_size)
     precision, _ = choose_precision("auto", device, *probe)
     setup = Runtime(device, precision, threads, workers, keeps)
     compiled = model_name in COMPILED or device.type == "cuda"
-    step_model = compiled_step(model, setup, (args.batch_size, 3, image_size, image_size), compiled)
+    batch_shape = (args.batch_size, 3, image_size, image_size)
+    with setup.autocast():
+        network = use_training_kernels(model, batch_shape, compiled)
+    setup.compiled = is_compiled(network)
+    step_model = compiled_step(network, setup, batch_shape, compiled)
     augment = AUGMENTATIONS["default"](image_size, card.mean, card.std)
     state = TrainState(model, build_optimizer("adamw", model, 1e-3, 0.05), setup.scaler())
     labels, epoch, clock, done, started = torch.from_numpy(data.train.labels), 0, Clock(), 0, None

@@ -4,25 +4,18 @@ from torch import nn
 
 from models.layers import head
 from models.registry import MODELS
-from utils.kernels.batchnorm import FusesNorms
 
 
-class Block(FusesNorms, nn.Sequential):
-    """Convolution, norm, ReLU and 2×2 max-pooling: (B, in, H, W) -> (B, out, H/2, W/2)."""
+class Block(nn.Sequential):
+    """Convolution, BatchNorm, ReLU and 2×2 max-pooling: (B, in, H, W) -> (B, out, H/2, W/2)."""
 
     def __init__(self, in_channels, out_channels):
         convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         super().__init__(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True), nn.MaxPool2d(2))
 
-    def forward(self, x):
-        if not self.training:
-            return super().forward(x)
-        convolution, norm, *_ = self
-        return self.norm_pool(convolution(x), norm)
-
 
 class FashionCNN(nn.Module):
-    """(B, 3, S, S) -> (B, num_classes) logits; the first linear layer is made for S = `image_size`, which is at least 8."""
+    """(B, 3, S, S) -> (B, num_classes) logits, for S = `image_size` of at least 8; the first linear layer grows with S²."""
 
     def __init__(self, num_classes, image_size=224):
         super().__init__()

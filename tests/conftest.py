@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from models.build import build_model
-from utils.kernels.convert import ready_to_train
+from utils.kernels.convert import use_training_kernels
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -99,22 +99,22 @@ def make_photos(root, classes=("blue", "green", "red"), train=8, val=3, sides=(2
 def trained_alike():
     """Take one training step with a network as the CPU trains it, and with the same as it was built.
 
-    trained_alike(name, side, kind, faster) -> ours, theirs, images, and the parts of ours of that kind, compiled for the
-    four pictures. Both are in double precision and without dropout; names and gradients of the parameters are alike.
+    trained_alike(name, side, kind, compile) -> our model, their model, images, and the modules of that kind in the network
+    that was built for ours, for batches of four images. Both are in double precision and without dropout; names and gradients
+    of the parameters are alike.
     """
 
-    def step(name, side, kind=(), faster=None):
+    def step(name, side, kind=(), compile=False):
         torch.manual_seed(0)
         theirs = build_model(name, 5, side).double().train()
         for module in theirs.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        ours = ready_to_train(copy.deepcopy(theirs), torch.device("cpu"))
-        parts = [part for part in ours.modules() if isinstance(part, kind)]
-        for part in parts:
-            part.compile_training(4, faster)
+        ours = copy.deepcopy(theirs)
+        network = use_training_kernels(ours, (4, 3, side, side), compile).train()
+        parts = [part for part in network.modules() if isinstance(part, kind)]
         images, labels = torch.randn(4, 3, side, side, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
-        for model in (ours, theirs):
+        for model in (network, theirs):
             nn.functional.cross_entropy(model(images), labels).backward()
         for (one_name, one), (name, two) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
             assert one_name == name

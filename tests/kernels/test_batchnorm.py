@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.custom import Block
-from utils.kernels.batchnorm import FusesNorms, PoolPasses, ReluPasses, norm_pool, norm_relu
+from utils.kernels.batchnorm import PoolPasses, ReluPasses, norm_pool, norm_relu
 from utils.kernels.compiled import compiled
 
 
@@ -86,64 +85,6 @@ def test_half_precision_is_summed_in_single(way, pixels, norm):
     exact, _ = zip(*both_ways(way, pixels.to(torch.bfloat16).float(), norm), strict=True)
     for (half, _), single in zip(both_ways(way, pixels.to(torch.bfloat16), norm), exact, strict=True):
         torch.testing.assert_close(half.float(), single.float(), rtol=2e-2, atol=2e-2)
-
-
-@pytest.mark.parametrize(
-    "shape, norm, taken",
-    [
-        ((2, 4, 6, 6), nn.BatchNorm2d(4), True),
-        ((2, 4, 6, 6), nn.BatchNorm2d(4).eval(), False),
-        ((3, 4, 6, 6), nn.BatchNorm2d(4), False),
-        ((2, 4, 6, 6), nn.SyncBatchNorm(4), False),
-        ((2, 4, 6, 6), nn.GroupNorm(2, 4), False),
-    ],
-)
-def test_only_plain_batch_norm_of_training_batches_is_fused(shape, norm, taken):
-    part = FusesNorms()
-    part.compile_training(2, None)
-    assert part.fuses(torch.zeros(shape), norm) is taken is part.is_compiled
-    part.compile_training(0, None)
-    assert not part.fuses(torch.zeros(shape), norm) and not part.is_compiled
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """The passes as they are; the lines (L, W, C) that they were called for."""
-    calls = []
-
-    def counting(passes, **how):
-        return passes._replace(statistics=lambda x: (calls.append(tuple(x.shape)), passes.statistics(x))[1])
-
-    monkeypatch.setattr("utils.kernels.batchnorm.compiled", counting)
-    return calls
-
-
-def test_one_pixel_in_all_is_refused_as_torch_refuses_it(uncompiled):
-    part = FusesNorms()
-    part.compile_training(1, None)
-    with pytest.raises(ValueError, match="more than 1 value"):
-        part.norm_relu(torch.zeros(1, 4, 1, 1), nn.BatchNorm2d(4))
-
-
-def test_a_block_takes_them_for_the_batches_and_whole_windows_that_they_were_compiled_for(uncompiled):
-    torch.manual_seed(0)
-    block = Block(3, 4).train()
-    block.compile_training(6, None)
-    for count, side in ((6, 8), (5, 8), (6, 7)):
-        block(torch.randn(count, 3, side, side))
-    block.eval()(torch.randn(6, 3, 8, 8))
-    assert uncompiled == [(6 * 8, 8, 4)]
-
-
-@pytest.mark.parametrize("name, norms", [("resnet18", 17), ("resnet50", 49)])
-def test_a_residual_network_has_the_same_values_gradients_and_statistics(uncompiled, trained_alike, name, norms):
-    ours, theirs, images, parts = trained_alike(name, 32, FusesNorms)
-    assert all(part.is_compiled for part in parts) and len(uncompiled) == norms  # all but those of the shortcuts
-    assert ours.state_dict().keys() == theirs.state_dict().keys()
-    for one, two in zip(ours.buffers(), theirs.buffers(), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-9, atol=1e-12)
-    assert len(uncompiled) == norms
 
 
 @pytest.mark.slow

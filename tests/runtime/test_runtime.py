@@ -1,5 +1,4 @@
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -7,15 +6,11 @@ import time
 import pytest
 import torch
 from conftest import ROOT
-from torch import nn
 
 from models.build import build_model
 from utils.core.errors import UserError
-from utils.kernels.convert import ready_to_train
-from utils.runtime import compile as compiling
 from utils.runtime import device as device_module
 from utils.runtime import precision as precision_module
-from utils.runtime.compile import step_model
 from utils.runtime.device import choose_device, share_cores
 from utils.runtime.precision import Runtime, choose_precision, precision_probe
 from utils.runtime.timing import faster
@@ -150,82 +145,3 @@ def test_the_faster_of_two_is_measured_once_and_kept(monkeypatch, tmp_path):
     assert [faster("this", ways), faster("this", ways)] == ["quick"] * 2
     assert calls == ["slow", "quick"] * (len(calls) // 2) and len(calls) > 2  # in turns, and only the first time
     assert faster("that", dict(reversed(ways.items()))) == "quick"
-
-
-def wide_convolution():
-    return nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-
-
-NOTHING_GAINS = {  # the network, and a batch for it
-    "a part that is measured slower": (wide_convolution, (4, 64, 9, 9)),
-    "no part that could gain": (lambda: build_model("mobilenet_v3_small", 3, 32), (4, 3, 32, 32)),
-}
-
-
-@pytest.mark.parametrize("name", NOTHING_GAINS)
-def test_where_nothing_is_faster_compiled_one_line_says_so(name, monkeypatch, capsys):
-    monkeypatch.setattr(compiling, "faster", lambda key, ways: False)
-    (build, shape), cpu = NOTHING_GAINS[name], torch.device("cpu")
-    model, setup = ready_to_train(build(), cpu).train(), Runtime(cpu)
-    assert step_model(model, setup, shape, compile_it=True) is model
-    assert not setup.compiled and "no part of this model is faster" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="a C++ compiler")
-def test_the_parts_that_gain_are_compiled(monkeypatch):
-    monkeypatch.setattr(compiling, "faster", lambda key, ways: True)
-    cpu = torch.device("cpu")
-    torch.manual_seed(0)
-    model = ready_to_train(wide_convolution(), cpu).train()
-    setup, images, answers = Runtime(cpu), torch.randn(4, 64, 9, 9), []
-    weights = torch.randn(4, 64, 9, 9)  # without them the norm would have no gradient to pass on
-    for compile_it in (False, True):
-        model.zero_grad()
-        answer = step_model(model, setup, images.shape, compile_it)(images)
-        (answer * weights).sum().backward()
-        answers.append([answer.detach(), *(p.grad.clone() for p in model.parameters())])
-    assert setup.compiled
-    for eager, compiled in zip(*answers, strict=True):
-        assert (eager - compiled).abs().max() < 1e-3 * eager.abs().max()
-
-
-KEEPS_COMPILED = """
-import torch
-from models.build import build_model
-from utils.kernels.convert import ready_to_train
-from utils.runtime.compile import step_model
-from utils.runtime.precision import Runtime
-model = ready_to_train(build_model("custom", 10, 16), torch.device("cpu")).train()
-setup = Runtime(torch.device("cpu"))
-step_model(model, setup, (4, 3, 16, 16), compile_it=True)
-assert setup.compiled
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="a C++ compiler")
-@pytest.mark.parametrize("named", [False, True])
-def test_what_is_compiled_is_kept_for_the_next_run(tmp_path, monkeypatch, named):
-    ours, theirs = tmp_path / "image-classification" / "compiled", tmp_path / "theirs"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    if named:
-        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(theirs))
-    subprocess.run([sys.executable, "-c", KEEPS_COMPILED], cwd=ROOT, check=True, timeout=300)
-    assert list((theirs if named else ours).rglob("*.so")) and not (ours if named else theirs).exists()
-
-
-@pytest.mark.parametrize("error", [RuntimeError("no C++ compiler\nin any place"), NotImplementedError()])
-def test_where_the_compiler_fails_the_parts_stay_eager_and_one_line_says_so(error, monkeypatch, capsys):
-    def fail(*args):
-        raise error
-
-    monkeypatch.setattr("utils.kernels.batchnorm._NormPool.forward", staticmethod(fail))
-    model, setup = build_model("custom", 10, 16).train(), Runtime(torch.device("cpu"))
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert step_model(model, setup, (4, 3, 16, 16), compile_it=True) is model
-    why = "no C++ compiler" if str(error) else "NotImplementedError"
-    assert not setup.compiled and f"not possible here ({why}), so the model runs eager" in capsys.readouterr().out
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    model(torch.randn(4, 3, 16, 16)).sum().backward()

@@ -8,10 +8,9 @@ pictures, (L, W, C), of which an x (N, C, H, W) in channels_last is a view.
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from utils.kernels.compiled import compiled, wide
+from utils.kernels.compiled import wide
 
 
 def statistics(x):
@@ -200,43 +199,3 @@ def _move_statistics(norm, mean, variance, x):
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
     norm.num_batches_tracked.add_(1)
-
-
-class FusesNorms:
-    """A part of a network that takes norms together with what follows them, in training batches of the size compiled for."""
-
-    batch_size, is_compiled = 0, False
-
-    @classmethod
-    def takes(cls, part):
-        """As a kind of `models.gradients.KINDS`: every part, since it computes the same where it does not fuse."""
-        return True
-
-    def compile_training(self, batch_size, faster):
-        """Compile them for batches of `batch_size`; 0 takes it back. Other batches and evaluation stay as they are.
-
-        `faster` is not asked: fewer passes take less time everywhere.
-        """
-        self.batch_size, self.is_compiled = batch_size, False
-
-    def fuses(self, x, norm):
-        """Whether the batch and the norm are such: BatchNorm of this process alone, over more than one pixel."""
-        plain = type(norm) is torch.nn.BatchNorm2d and norm.training
-        taken = plain and len(x) == self.batch_size and x.numel() > x.shape[1]
-        self.is_compiled |= taken
-        return taken
-
-    def norm_relu(self, x, norm, other=None):
-        """relu(norm(x) + other), fused where that can be."""
-        if self.fuses(x, norm):
-            return norm_relu(x, norm, compiled(ReluPasses(), dynamic=True), other)
-        x = norm(x)
-        if other is not None:
-            x += other
-        return F.relu(x, inplace=True)
-
-    def norm_pool(self, x, norm):
-        """relu(max_pool2d(norm(x), 2)), fused where that can be: windows are whole."""
-        if x.shape[2] % 2 == x.shape[3] % 2 == 0 and self.fuses(x, norm):
-            return norm_pool(x, norm, compiled(PoolPasses()))
-        return F.relu(F.max_pool2d(norm(x), 2), inplace=True)  # ReLU has a quarter of the work

@@ -1,7 +1,6 @@
-"""Layers whose gradients are taken another way than torch takes them on a CPU, where that is slow.
+"""Conv2d and pooling layers with faster CPU backward passes than PyTorch's.
 
-Training on a CPU uses them for what `KINDS` names, several times as fast and with the same sums; evaluation and files know
-nothing of it. A family of networks adds to it the blocks that it computes another way then.
+They have the same values and gradients, up to rounding. `utils.kernels.convert` puts them into the network that trains.
 """
 
 import math
@@ -16,7 +15,7 @@ from utils.kernels.compiled import compiled
 
 
 class _Convolution(torch.autograd.Function):
-    """x (N, C, H, W), weight (O, C / groups, K, L) of one dtype -> (N, O, H', W'), no dilation; gradients by `layer`."""
+    """x (N, C, H, W), weight (O, C / groups, K, L) of one dtype -> (N, O, H', W'), without dilation; `layer` computes all."""
 
     @staticmethod
     def forward(ctx, x, weight, layer):
@@ -33,19 +32,28 @@ class _Convolution(torch.autograd.Function):
 
 
 class _OwnGradients(nn.Conv2d):
-    """A Conv2d that computes its gradients itself in training, where `gains` says so of the numbers that come in."""
+    """A Conv2d that computes its own gradients in training where `gains` says that this is faster; else it is plain."""
+
+    @classmethod
+    def from_layer(cls, layer):
+        """A layer with the Parameters and the mode of `layer`, a Conv2d."""
+        size = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        new = cls(*size, layer.groups, layer.bias is not None, layer.padding_mode, device="meta")
+        new.weight, new.bias = layer.weight, layer.bias
+        return new.train(layer.training)
 
     def forward(self, x):
+        if not (torch.is_grad_enabled() and self.weight.requires_grad):
+            return super().forward(x)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        trained = torch.is_grad_enabled() and self.weight.requires_grad
-        if not (trained and self.gains(x, dtype)):
+        if not self.gains(x, dtype):
             return super().forward(x)
         y = _Convolution.apply(x.to(dtype), self.weight.to(dtype), self)
         return y if self.bias is None else y + self.bias.to(dtype).view(-1, 1, 1)
 
     @staticmethod
     def usual(convolution):
-        """Whether its padding is zeros, in numbers, and its weights meet pixels side by side."""
+        """Whether it pads with zeros, by numbers of pixels, and has no dilation."""
         zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
         return zeros and convolution.dilation == (1, 1)
 
@@ -57,12 +65,12 @@ class _OwnGradients(nn.Conv2d):
 
 
 class SmallMapConv2d(_OwnGradients):
-    """Where a channel has more weights than the maps have places, the gradient of the weights as one matrix product.
+    """The gradient of the weights as one matrix product, where a channel has more weights than its maps have pixels.
 
     Deep layers on small images are such: 512 × 512 × 3 × 3 weights over maps of 1×1 to 7×7.
     """
 
-    dtypes = (torch.bfloat16,)  # in fp32 nothing was gained
+    dtypes = (torch.bfloat16,)  # fp32 gains nothing
 
     @classmethod
     def takes(cls, convolution):
@@ -70,11 +78,11 @@ class SmallMapConv2d(_OwnGradients):
 
     def gains(self, x, dtype):
         numbers = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
-        places = math.prod((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in numbers)
-        return dtype in self.dtypes and self.weight[:, 0].numel() >= len(x) * places
+        pixels = math.prod((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in numbers)
+        return dtype in self.dtypes and self.weight[:, 0].numel() >= len(x) * pixels
 
     def weight_gradient(self, x, weight, gradient):
-        """Sum over pictures and places of gradient ⊗ patch: (O, N·H'·W') times (N·H'·W', K·L·C)."""
+        """The im2col product, (O, N·H'·W') times (N·H'·W', K·L·C): the sum over all pixels of gradient ⊗ patch."""
         outputs, channels, rows, columns = weight.shape
         height, width = gradient.shape[2:]
         (down, right), padding = self.stride, self.padding
@@ -90,47 +98,29 @@ class SmallMapConv2d(_OwnGradients):
 
 
 class WinogradConv2d(SmallMapConv2d):
-    """Wide 3×3 layers, all of whose products `models.winograd` takes once `compile_training` has found that faster."""
+    """A wide 3×3 convolution, computed by `utils.kernels.winograd` for the batches that it was found faster for."""
 
     least = 64  # channels; with fewer the transformations weigh more than the products
-    kernels, batch_size, faster = None, 0, None
+    batches, kernels = frozenset(), winograd.Kernels()
 
     @classmethod
     def takes(cls, convolution):
         plain = (convolution.kernel_size, convolution.stride, convolution.padding) == ((3, 3), (1, 1), (1, 1))
         return super().takes(convolution) and plain and min(convolution.in_channels, convolution.out_channels) >= cls.least
 
-    def compile_training(self, batch_size, faster):
-        """Compile the transformations, for batches of `batch_size`, where that pays; 0 takes it back.
-
-        `faster(key, ways)` names the one of two functions that takes less time here. Other batches and evaluation stay.
-        """
-        self.kernels, self.batch_size, self.faster = compiled(winograd.Kernels()), batch_size, faster
-        self.found = {}  # of what has come in: whether it is faster
-
-    @property
-    def is_compiled(self):
-        return any(self.found.values())
+    @classmethod
+    def from_layer(cls, layer, batches=()):
+        """`batches`: the (shape, dtype) of each input that Winograd's filtering is for; it is compiled for them."""
+        new = super().from_layer(layer)
+        new.batches, new.kernels = frozenset(batches), compiled(winograd.Kernels())
+        return new
 
     def gains(self, x, dtype):
         return self.filters(x, dtype) or super().gains(x, dtype)
 
     def filters(self, x, dtype):
-        """Whether it goes by `models.winograd`: measured, forward and backward, when such a batch first comes."""
-        if len(x) != self.batch_size or dtype not in winograd.TILES:
-            return False
-        key = f"3×3 convolution, {dtype}, {tuple(x.shape)} to {self.out_channels}"
-        if key not in self.found:
-            self.found[key] = self.faster(key, {way: self._step(x.detach().to(dtype), key, way) for way in (False, True)})
-        return self.found[key]
-
-    def _step(self, x, key, way):
-        def step():
-            self.found[key] = way
-            y = self(x.requires_grad_())
-            torch.autograd.grad(y, (x, self.weight), y.detach())
-
-        return step
+        """Whether this input is computed by Winograd's filtering."""
+        return (tuple(x.shape), dtype) in self.batches
 
     def convolve(self, x, weight):
         if not self.filters(x, x.dtype):
@@ -157,9 +147,9 @@ def _last(x):
 
 
 class DepthwiseConv2d(_OwnGradients):
-    """A depthwise convolution by the calls of the CPU library that are fast: no more than three columns of weights at a time.
+    """A depthwise convolution whose gradients use only the fast calls of oneDNN: at most three columns of weights at a time.
 
-    Five columns take it two to ten times as long, and in bf16 so does the gradient of an input that a stride has thinned.
+    With five columns oneDNN takes two to ten times as long; in bf16 so does the gradient of the input of a strided layer.
     """
 
     columns = 3
@@ -172,7 +162,7 @@ class DepthwiseConv2d(_OwnGradients):
         return dtype == torch.bfloat16 or (self.kernel_size[1] > self.columns and self.stride == (1, 1))
 
     def input_gradient(self, x, weight, gradient):
-        """With no stride that is the convolution with the turned weights; otherwise torch's own, in fp32 at least."""
+        """Without a stride the convolution with the flipped weights; with one PyTorch's own, in fp32 at least."""
         padding = [size - 1 - padding for size, padding in zip(self.kernel_size, self.padding, strict=True)]
         if self.stride == (1, 1) and min(padding) >= 0:
             return F.conv2d(gradient, weight.flip(2, 3), None, 1, padding, groups=self.groups)
@@ -180,7 +170,7 @@ class DepthwiseConv2d(_OwnGradients):
         return super().input_gradient(x, weight.to(wide), gradient.to(wide)).to(x.dtype)
 
     def weight_gradient(self, x, weight, gradient):
-        """Of three columns at most at a time, over the part of x, padded with zeros, that they meet."""
+        """Three columns of weights at a time, each over the part of x that they meet, padded with zeros."""
         channels, _, rows, columns = weight.shape
         if columns <= self.columns:
             return torch.nn.grad.conv2d_weight(x, weight.shape, gradient, self.stride, self.padding, groups=channels)
@@ -190,16 +180,16 @@ class DepthwiseConv2d(_OwnGradients):
         for first in range(0, columns, self.columns):
             count = min(self.columns, columns - first)
             width = (gradient.shape[3] - 1) * right + count
-            left = before - first  # below zero, x is cut
+            left = before - first  # negative padding crops x
             part = F.pad(x, (left, width - left - x.shape[3], above, height - above - x.shape[2]))
             parts.append(torch.nn.grad.conv2d_weight(part, (channels, 1, rows, count), gradient, self.stride, groups=channels))
         return torch.cat(parts, 3)
 
 
 class GlobalAveragePool(nn.AdaptiveAvgPool2d):
-    """The mean of each channel, whose gradient stays one number for all pixels until it is used.
+    """The mean of each channel, whose gradient is a view of one number for all pixels until it is used.
 
-    Torch writes it out pixel by pixel in NCHW; a squeeze-and-excitation then adds that to one in channels_last, slowly.
+    PyTorch writes it out pixel by pixel in NCHW; a squeeze-and-excitation block then adds it to one in channels_last, slowly.
     """
 
     @classmethod
