@@ -3,7 +3,7 @@ DATA_DIR ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-narrow test-all lint setup clean
+.PHONY: demo test test-narrow test-all lint docs setup clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/hadolint Dockerfile
+
+# The tables of README.md and docs/, from the scripts' flags and from results/.
+docs: setup
+	$(BIN)/python docs/make_tables.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -13,11 +13,10 @@ import subprocess
 import sys
 import tempfile
 
-import matplotlib
+import matplotlib.pyplot as plt
 from PIL import Image
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first
+plt.switch_backend("Agg")
 
 ROOT = pathlib.Path(__file__).parent.parent
 EACH = 2  # images of each class

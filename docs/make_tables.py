@@ -1,0 +1,306 @@
+"""Write the tables of README.md and docs/*.md between their markers: flags from the scripts, figures from results/.
+
+    python docs/make_tables.py            # or: make docs
+
+A marker names what stands below it, `<!-- table: flags train.py -->` or `<!-- table: throughput -->`, up to `<!-- end -->`.
+The flags are read from the parser that the script itself uses, so a table cannot differ from `--help`.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import runpy
+import sys
+from unittest import mock
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+MARKED = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def pages():
+    """README.md and the pages of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text):
+    """`text` with every marked table written anew. Raises KeyError for a marker that names no table."""
+    return MARKED.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[4]}", text)
+
+
+def table(name):
+    """The Markdown of the table `name`: a word of TABLES, and what that one needs."""
+    kind, *words = name.split()
+    return TABLES[kind](*words)
+
+
+def markdown(header, rows, align=None):
+    """A Markdown table; `align` has `l` or `r` for each column. By default only the first column is on the left."""
+    rules = {"l": "---", "r": "---:"}
+    align = align or "l" + "r" * (len(header) - 1)
+    lines = [header, [rules[side] for side in align], *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+# Flags
+
+
+class _Parser(BaseException):
+    """Carries a script's parser out of the script."""
+
+
+def parser_of(script):
+    """The parser with which `script` reads its command line. The script runs up to that point and no further."""
+
+    def stop(self, *args, **kwargs):
+        raise _Parser(self)
+
+    path = str(ROOT / script)
+    places = [str(ROOT), str(pathlib.Path(path).parent), *sys.path]
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_known_args", stop),
+        mock.patch.object(sys, "argv", [path]),
+        mock.patch.object(sys, "path", places),
+    ):
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except _Parser as found:
+            return found.args[0]
+    raise RuntimeError(f"{script} ended without reading its command line")
+
+
+def flags(script):
+    """Every flag of a script: names, default, meaning, in the order and the groups of its help."""
+    rows = []
+    for group in parser_of(script)._action_groups:
+        actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
+        if actions and group.title not in ("options", "positional arguments"):
+            rows.append([f"**{group.title}**", "", ""])
+        rows += [_flag(action) for action in actions]
+    return markdown(["flag", "default", "meaning"], rows, "lll")
+
+
+def _flag(action):
+    value = "" if action.nargs == 0 or action.choices else f" {action.metavar or action.dest.upper()}"
+    names = [f"`{name}{value}`" for name in action.option_strings] or [f"`{action.metavar or action.dest}`"]
+    shown = not (action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS, []))
+    meaning = (action.help or "") % {"default": action.default, "dest": action.dest, "prog": ""}
+    if action.choices:
+        meaning += f" ({', '.join(f'`{choice}`' for choice in action.choices)})"
+    if action.required and action.option_strings:
+        meaning += " (required)"
+    return [", ".join(names), f"`{action.default}`" if shown else "", meaning.replace("<", r"\<")]
+
+
+# Figures
+
+
+def _results(name):
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def _spread(values, digits):
+    return f"{values['median']:.{digits}f} ({values['min']:.{digits}f}–{values['max']:.{digits}f})"
+
+
+def _machine(machine):
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+    return f"{machine['cpu']}, {machine['cores']} cores, {threads}, PyTorch {machine['torch'].split('+')[0]}"
+
+
+def throughput():
+    """Images/s of a training step with its data, beside the reference."""
+    found = _results("benchmarks/train_throughput.json")
+    rows = []
+    for name, case in found["cases"].items():
+        network = case["model"] + (", `--compile`" if "compiled" in case["ours"]["how"] else "")
+        build = case.get("cache build over one plain pass", {}).get("median")
+        rows.append(
+            [
+                case["dataset"] if name in ("cifar10_sample", "jpegs") else "FashionMNIST",
+                f"{network}, {case['image_size']} px",
+                f"{case['ours']['images/s']['median']:.0f}",
+                f"{case['reference']['images/s']['median']:.0f}",
+                _spread(case["ratio"], 2),
+                f"{100 * case['ours']['waiting']['median']:.1f} %",
+                "" if build is None else f"{build:.2f}",
+            ]
+        )
+    header = ["data", "network", "images/s", "reference", "ratio", "waiting for data", "cache build / one plain pass"]
+    return markdown(header, rows, "llrrrrr") + f"\n\n{_machine(found['machine'])}."
+
+
+def time_to_accuracy():
+    """Training time to an accuracy on the test split, beside the reference."""
+    found = _results("benchmarks/time_to_accuracy.json")
+    shared = _shared_flags([goal["flags"] for goal in found["goals"].values()])
+    rows = []
+    for name, goal in found["goals"].items():
+        own = goal["flags"].removeprefix(shared).strip()
+        sides = [(_spread(goal[side]["Acc@1"], 4), _spread(goal[side]["seconds"], 0)) for side in ("ours", "reference")]
+        rows.append([f"{name} in {goal['limit_s']} s", f"`{own}`", *sides[0], *sides[1], _spread(goal["ratio"], 1)])
+    header = ["goal", "flags", "test Acc@1", "seconds", "reference: test Acc@1", "seconds", "ratio"]
+    drawn = markdown(header, rows, "llrrrrr")
+    return f"{drawn}\n\nShared flags: `{shared.strip()}`. {_machine(found['machine'])}."
+
+
+def _shared_flags(lines):
+    words = [line.split() for line in lines]
+    count = next((i for i, column in enumerate(zip(*words, strict=False)) if len(set(column)) > 1), len(words[0]))
+    shared = words[0][:count]
+    while shared and shared[-1].startswith("-") and len(words[0]) > count and not words[0][count].startswith("-"):
+        shared.pop()  # a flag whose values differ
+    return " ".join(shared) + " "
+
+
+def fast_and_slow():
+    """Test accuracy of the fast training path and of the plain one."""
+    found = _results("benchmarks/fast_and_slow.json")
+    rows = []
+    for side, runs in found["runs"].items():
+        accuracy = [run["Acc@1"] for run in runs]
+        rows.append(
+            [side, f"`{found['flags'][side]}`", len(runs), f"{found['means'][side]:.4f}", f"{min(accuracy)}–{max(accuracy)}"]
+        )
+    header = ["path", "flags of train.py", "seeds", "mean test Acc@1", "least–greatest"]
+    return markdown(header, rows, "llrrr") + f"\n\n{_machine(found['machine'])}."
+
+
+def cold_start():
+    """Seconds of a whole prediction process."""
+    found = _results("benchmarks/cold_start.json")
+    names = {"predict.py": "`predict.py` on an ONNX file", "with torch": "a script that imports torch and torchvision"}
+    rows = [[names[name], _spread(seconds, 2)] for name, seconds in found["seconds"].items()]
+    rows.append([f"ratio, pair by pair ({found['pairs']} pairs)", _spread(found["ratio"], 3)])
+    return (
+        markdown(["one image, from process start to answer", "seconds, median (least–greatest)"], rows)
+        + f"\n\n{_machine(found['machine'])}."
+    )
+
+
+def formats():
+    """Every kind of file made from one checkpoint."""
+    found = _results("benchmarks/FashionMNIST_resnet18.json")
+    rows = []
+    for file in found["files"]:
+        one = next(latency for latency in file["latency"] if latency["batch"] == 1)
+        rows.append(
+            [
+                file["name"],
+                f"{file['bytes'] / 1e6:.2f}",
+                f"{100 * file['Acc@1']:.2f}",
+                f"{one['median_ms']:.2f} ({one['low_ms']:.2f}–{one['high_ms']:.2f})",
+                f"{file['images/s']:.0f} at {file['best batch']}",
+                f"{file['cold start s']:.2f}",
+                file["arithmetic"],
+            ]
+        )
+    header = [
+        "file",
+        "MB",
+        "Acc@1, %",
+        "ms, batch 1 (10th–90th percentile)",
+        "images/s at batch",
+        "cold start, s",
+        "arithmetic",
+    ]
+    about = f"{found['model']} at {found['image_size']} px on {found['images']:,} images of {found['measured on']}"
+    return markdown(header, rows, "lrrrrrl") + f"\n\n{about}. {_machine(found['machine'])}."
+
+
+def complexity():
+    """MACs of every network as each tool counts them, the smallest network first."""
+    found = [_results(path.relative_to(RESULTS)) for path in sorted(RESULTS.glob("complexity/*_complexity.json"))]
+    tools = list(found[0]["tools"])
+    header = ["model", "parameters", "MACs, exact (M)", *(f"{tool} (M)" for tool in tools), "FLOPs, exact (G)"]
+    header += ["peak activations (MiB)", "FLOPs a byte"]
+    rows = []
+    for result in sorted(found, key=lambda result: result["exact"]["macs"]):
+        exact, memory = result["exact"], result["memory"]
+        macs = (exact["macs"], *(result["tools"][tool]["macs"] for tool in tools))
+        rows.append(
+            [
+                result["model"],
+                f"{exact['parameters']['all']:,}",
+                *(f"{count / 1e6:,.2f}" for count in macs),
+                f"{exact['flops'] / 1e9:.3f}",
+                f"{memory['peak_activation_bytes'] / 2**20:.2f}",
+                f"{memory['flops_per_byte']:.1f}",
+            ]
+        )
+    return markdown(header, rows)
+
+
+def receptive_fields():
+    """The field of the layer that the committed results show, for every network."""
+    rows = []
+    for path in sorted(RESULTS.glob("receptive_field/*.json")):
+        found = _results(path.relative_to(RESULTS))
+        layer = next(layer for layer in found["layers"] if layer["layer"] == found["effective"]["layer"])
+        size, jump, start = (layer[key] and layer[key][0] for key in ("size", "jump", "start"))
+        cells = ["global" if size is None else size, "–" if jump is None else jump, "–" if start is None else start]
+        rows.append([found["model"], layer["layer"], *cells, f"{found['effective']['effective_size']:.0f}"])
+    return markdown(["network", "layer", "size", "jump", "start", "effective size, random weights"], rows, "llrrrr")
+
+
+MEASURED = {
+    "benchmark": "`benchmark.py --all`",
+    "speed": "`benchmarks/train_throughput.py`",
+    "prediction": "`benchmarks/cold_start.py`",
+}
+
+
+def _measured(page):
+    return f"{MEASURED[page]} ([page](docs/{page}.md))"
+
+
+def promises():
+    """What the README promises, with the figure and the command that measured it."""
+    files = {file["name"]: file for file in _results("benchmarks/FashionMNIST_resnet18.json")["files"]}
+    accuracy = [100 * file["Acc@1"] for file in files.values()]
+    fp32, int8 = files["ONNX Runtime fp32"], files["ONNX Runtime int8"]
+    ratios = [case["ratio"]["median"] for case in _results("benchmarks/train_throughput.json")["cases"].values()]
+    start = _results("benchmarks/cold_start.json")["seconds"]
+    right = (
+        f"{len(files)} kinds of file from one resnet18: Acc@1 {min(accuracy):.2f} to {max(accuracy):.2f} % on 10,000 test "
+        f"images; int8 has {int8['bytes'] / fp32['bytes']:.2f} of the size"
+    )
+    fast = (
+        f"{min(ratios):.1f} to {max(ratios):.1f} times the images/s of a plain PyTorch loop, {len(ratios)} cases, 2 CPU cores"
+    )
+    pleasant = (
+        f"{start['predict.py']['median']:.2f} s from process start to answer; "
+        f"{start['with torch']['median']:.1f} s for a script that imports torch"
+    )
+    rows = [
+        ["**Right.** An export answers like its checkpoint, or it is not written.", right, _measured("benchmark")],
+        ["**Fast.** Training keeps the processor busy, and says where the time went.", fast, _measured("speed")],
+        ["**Pleasant.** One clear sentence for a mistake, no lost work, an answer at once.", pleasant, _measured("prediction")],
+    ]
+    return markdown(["promise", "figure", "measured by"], rows, "lll")
+
+
+TABLES = {
+    "flags": flags,
+    "throughput": throughput,
+    "time_to_accuracy": time_to_accuracy,
+    "fast_and_slow": fast_and_slow,
+    "cold_start": cold_start,
+    "formats": formats,
+    "complexity": complexity,
+    "receptive_fields": receptive_fields,
+    "promises": promises,
+}
+
+
+def main():
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(f"written: {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
