@@ -108,8 +108,11 @@ def run(arguments, folder, environment):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # both go to one file, in the order in which they were written
+    for number, name in (
+        (1, "stdout"),
+        (2, "stderr"),
+    ):  # by lines: both go to one file, in the order in which they were written
+        setattr(sys, name, open(number, "w", buffering=1, encoding="utf-8", closefd=False))
     kind, *rest = arguments
     if kind in ("-m", "-c"):
         sys.path[0] = folder

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import complexity
-from benchmarks.complexity_table import BEGIN, END, insert, markdown, read_results
+from docs import make_tables
 from models.build import build_model
 from models.checkpoint import save_checkpoint
 from models.registry import list_models
@@ -395,7 +395,7 @@ def test_what_a_tool_cannot_explain_is_shown(monkeypatch):
 
 
 def test_committed_results_are_what_the_tools_say_now():
-    results = read_results(ROOT / "results" / "complexity")
+    results = [json.loads(path.read_text()) for path in sorted(ROOT.glob("results/complexity/*_complexity.json"))]
     names = {"custom", "resnet18", "mobilenet_v3_small", "resnet50", "efficientnet_v2_s"}
     assert names <= {result["model"] for result in results}
     for result in results:
@@ -413,18 +413,9 @@ def test_committed_results_are_what_the_tools_say_now():
     assert custom["memory"]["peak_activation_bytes"] == analysis.peak_bytes
 
 
-def test_the_table_in_the_docs_is_the_one_of_the_committed_results():
-    drawn = markdown(read_results(ROOT / "results" / "complexity"))
+def test_the_table_in_the_docs_is_drawn_from_the_committed_results():
+    drawn = make_tables.table("complexity")
     assert "| custom | 12,871,690 | 150.13 |" in drawn and "| resnet18 | 11,310,410 | 1,813.69 |" in drawn
-    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if path.exists()]
-    (text,) = (page for page in pages if BEGIN in page or END in page)  # one page has the markers
-    assert insert(text, drawn) == text, "run python -m benchmarks.complexity_table"
-
-
-def test_the_table_goes_between_its_markers_and_nowhere_else():
-    assert insert(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
-    with pytest.raises(UserError, match="lacks the markers"):
-        insert(f"a {BEGIN} b", "new")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
