@@ -14,21 +14,16 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-CROPS = {"train": 40, "test": 8}  # images of each class
+CROPS = {"train": 24, "test": 6}  # images of each class
 SIDES = (48, 80)  # side of a crop in pixels: from, below
+APART = 10  # least distance of two crops' centres in pixels, or they would be nearly the same image
 # class: photograph, and for each split the boxes (left, top, right, bottom) in pixels that its crops lie in
 CLASSES = {
+    "bush": ("china.jpg", {"train": [(0, 340, 200, 427), (330, 290, 465, 427)], "test": [(467, 290, 560, 427)]}),
     "flower": ("flower.jpg", {"train": [(175, 100, 305, 345)], "test": [(305, 100, 435, 345)]}),
-    "leaf": ("flower.jpg", {"train": [(0, 0, 150, 427)], "test": [(450, 0, 640, 360)]}),
-    "sky": ("china.jpg", {"train": [(340, 0, 640, 120), (0, 0, 95, 90)], "test": [(345, 122, 560, 202)]}),
+    "lake": ("china.jpg", {"train": [(345, 190, 480, 290)], "test": [(482, 180, 560, 290)]}),
     "temple": ("china.jpg", {"train": [(85, 130, 200, 345), (200, 230, 330, 345)], "test": [(205, 132, 320, 228)]}),
-    "tree": (
-        "china.jpg",
-        {
-            "train": [(0, 340, 200, 427), (360, 300, 465, 427), (560, 250, 640, 427)],
-            "test": [(467, 300, 558, 427), (560, 160, 640, 248)],
-        },
-    ),
+    "tree": ("china.jpg", {"train": [(555, 240, 640, 345), (0, 150, 82, 300)], "test": [(558, 140, 640, 238)]}),
 }
 
 
@@ -43,12 +38,22 @@ def make_photos(root):
         for split, count in CROPS.items():
             folder = pathlib.Path(root, split, name)
             folder.mkdir(parents=True, exist_ok=True)
-            for number in range(count):
-                left, top, right, bottom = boxes[split][number % len(boxes[split])]
-                side = int(random.integers(*SIDES))
-                x, y = int(random.integers(left, right - side + 1)), int(random.integers(top, bottom - side + 1))
-                crop = photographs[photograph].crop((x, y, x + side, y + side))
-                crop.save(folder / f"{number:02}.jpg", quality=95)
+            for number, box in enumerate(crops(random, boxes[split], count)):
+                photographs[photograph].crop(box).save(folder / f"{number:02}.jpg", quality=95)
+
+
+def crops(random, boxes, count):
+    """`count` squares inside of the boxes, in turn from each, no two of them around nearly the same pixel."""
+    found, centres = [], []
+    while len(found) < count:
+        left, top, right, bottom = boxes[len(found) % len(boxes)]
+        side = int(random.integers(*SIDES))
+        x, y = int(random.integers(left, right - side + 1)), int(random.integers(top, bottom - side + 1))
+        centre = np.array((x + side / 2, y + side / 2))
+        if all(np.hypot(*(centre - other)) >= APART for other in centres):
+            found.append((x, y, x + side, y + side))
+            centres.append(centre)
+    return found
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ process, which forks and runs the script as `__main__`.
 """
 
 import atexit
+import io
 import json
 import os
 import pathlib
@@ -108,11 +109,8 @@ def run(arguments, folder, environment):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    for number, name in (
-        (1, "stdout"),
-        (2, "stderr"),
-    ):  # by lines: both go to one file, in the order in which they were written
-        setattr(sys, name, open(number, "w", buffering=1, encoding="utf-8", closefd=False))
+    # Line by line, as both streams go to one file and must stay in order
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w"), "utf-8", line_buffering=True) for fd in (1, 2))
     kind, *rest = arguments
     if kind in ("-m", "-c"):
         sys.path[0] = folder
