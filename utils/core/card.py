@@ -10,6 +10,12 @@ CARD_KEY = "model_card"  # under this name in ONNX metadata and in the extra fil
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 UNMARKED_BITS = {"int8": 8, "int8-dynamic": 8}  # of files from before their cards said so
+ALIASES = {"fashioncnn": "custom"}  # other names of architectures, which people may give
+
+
+def architecture(name):
+    """The name under which cards and the registry know an architecture."""
+    return ALIASES.get(name, name)
 
 
 def resize_size(image_size):
@@ -43,6 +49,7 @@ class ModelCard:
     version: int = 1
 
     def __post_init__(self):
+        self.architecture = architecture(self.architecture)
         self.classes = [str(name) for name in self.classes]
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         if self.resize_size is None:
