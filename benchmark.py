@@ -38,9 +38,8 @@ from utils.evaluation.latency import race
 from utils.evaluation.metrics import headline, wilson_interval
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import export_model
-from utils.export.writers import EXPORTERS
-from utils.inference.predictors import PREDICTORS
-from utils.inference.shipped import NAMES, Shipped, converted_folder
+from utils.inference.formats import FORMATS, converted_folder, exported
+from utils.inference.predictors import open_predictor
 from utils.runtime.device import choose_device, describe_machine, share_cores
 
 BATCHES = (1, 8, 32, 128)
@@ -52,7 +51,7 @@ CALIBRATION = 256  # images, as quantize.py takes unless told otherwise
 class Variant:
     """One kind of file: what it is called, where it lies, and `make()`, which writes it there (None: it must exist)."""
 
-    engine: str
+    format: str  # its name in FORMATS
     precision: str
     path: pathlib.Path
     make: object = None
@@ -64,7 +63,7 @@ class Variant:
 
     @property
     def name(self):
-        return f"{self.engine} {self.precision}"
+        return f"{FORMATS[self.format].shown} {self.precision}"
 
 
 def parser():
@@ -81,7 +80,7 @@ def variants(weights, network, card, dataset):
     """Every kind of file that the tables of schemes and engines know, by engine, the checkpoint first."""
     folder = converted_folder(weights)
     images, source = example_images(card, 64)
-    found = [Variant("PyTorch", "fp32", pathlib.Path(weights))]
+    found = [Variant("checkpoint", "fp32", pathlib.Path(weights))]
     for scheme, quantizer in QUANTIZERS.items():
         path = folder / quantizer.file_name(card.architecture)
 
@@ -89,17 +88,18 @@ def variants(weights, network, card, dataset):
             calibration = calibration_images(dataset.train, CALIBRATION) if dataset and quantizer.calibrated else []
             quantizer.apply(network, card, path, calibration)
 
-        found.append(Variant(quantizer.engine, scheme, path, quantize, quantizer.devices))
-    for engine, fp16 in [*((engine, False) for engine in EXPORTERS), ("onnx", True)]:
-        path = folder / f"{card.architecture}_{engine}{'_fp16' * fp16}{PREDICTORS[engine].suffix}"
+        found.append(Variant(quantizer.format, scheme, path, quantize, quantizer.devices))
+    half = [(engine, True) for engine in exported() if "fp16" in FORMATS[engine].options]
+    for engine, fp16 in [*((engine, False) for engine in exported()), *half]:
+        path = folder / f"{card.architecture}_{engine}{'_fp16' * fp16}{FORMATS[engine].suffix}"
 
         def export(engine=engine, fp16=fp16, path=path):
             export_model(network, card, engine, path, images=images, source=source, fp16=fp16)
 
-        found.append(Variant(NAMES[engine], "fp16" if fp16 else "fp32", path, export))
-    engines = list(dict.fromkeys(variant.engine for variant in found))
+        found.append(Variant(engine, "fp16" if fp16 else "fp32", path, export))
+    order = list(dict.fromkeys(variant.format for variant in found))
     precisions = ["fp32", *QUANTIZERS]
-    return sorted(found, key=lambda variant: (engines.index(variant.engine), precisions.index(variant.precision)))
+    return sorted(found, key=lambda variant: (order.index(variant.format), precisions.index(variant.precision)))
 
 
 def take_stock(found, weights, everything):
@@ -130,9 +130,10 @@ def progress(text):
 
 def accuracy(file, split, args):
     """`Acc@1` with its interval and `Acc@5` of an opened file on a split, fractions of 1."""
-    workers = share_cores(args.num_workers if split.paths else 0, file.device)[1]
-    answers = evaluate(file.predict, eval_batches(split, file.card, args.batch_size, file.device, workers=workers))
-    file.use_threads()
+    device, threads = torch.device(file.device), torch.get_num_threads()
+    workers = share_cores(args.num_workers if split.paths else 0, device)[1]
+    answers = evaluate(file.predict, eval_batches(split, file.card, args.batch_size, device, workers=workers))
+    torch.set_num_threads(threads)
     scores = headline(answers.logits, answers.labels)
     correct = round(scores["Acc@1"] * len(split))
     return scores | {"Acc@1 95 % interval": list(wilson_interval(correct, len(split)))}
@@ -144,7 +145,7 @@ def speeds(files, samples):
     for size in BATCHES:
         progress(f"timing batches of {size}")
         images = np.resize(samples, (size, *samples.shape[1:]))
-        calls = {name: functools.partial(file.call, images) for name, file in files.items()}
+        calls = {name: functools.partial(file, images) for name, file in files.items()}
         result = race(calls, size, most=60, seconds=2.0)
         for name in files:
             times[name].append(result[name])
@@ -153,7 +154,7 @@ def speeds(files, samples):
 
 def cold_start(variant, picture, args):
     """Median seconds of a whole process that answers one picture with the file. Raises UserError where it fails."""
-    checkpoint = variant.path.suffix == ".pth"
+    checkpoint = variant.format == "checkpoint"
     script = pathlib.Path(__file__).with_name("predict_ckpoint.py" if checkpoint else "predict.py")
     command = [sys.executable, str(script), "-i", str(picture), "-w" if checkpoint else "-m", str(variant.path)]
     if checkpoint and variant.make is None:  # the checkpoint itself may need what was said of it here
@@ -176,9 +177,10 @@ def measure(usable, split, samples, loading, args):
     threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
     for variant in usable:
         given = loading if variant.make is None else {}
-        files[variant.name] = Shipped(variant.path, variant.device(args.device), threads, **given)
-        if files[variant.name].warning:
-            progress(files[variant.name].warning)
+        file = open_predictor(variant.path, variant.format, device=variant.device(args.device), threads=threads, **given)
+        if file.warning():
+            progress(file.warning())
+        files[variant.name] = file
     card = next(iter(files.values())).card
     times = speeds(files, np.concatenate([preprocess(image, card) for image in samples]))
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +189,7 @@ def measure(usable, split, samples, loading, args):
         for variant in usable:
             progress(f"measuring {variant.name}")
             file, fastest = files[variant.name], max(times[variant.name], key=lambda latency: latency.images_per_second)
-            row = {"name": variant.name, "file": str(variant.path), "arithmetic": file.arithmetic, "device": str(file.device)}
+            row = {"name": variant.name, "file": str(variant.path), "arithmetic": file.arithmetic, "device": file.device}
             row |= {"bytes": file.bytes} | (accuracy(file, split, args) if split else {})
             row |= {"latency": [dataclasses.asdict(latency) for latency in times[variant.name]]}
             row |= {"best batch": fastest.batch, "images/s": fastest.images_per_second}

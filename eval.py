@@ -23,10 +23,8 @@ from utils.data.samples import open_split
 from utils.evaluation import plots
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import lines, summarise
-from utils.inference.shipped import NAMES, Shipped
+from utils.inference.predictors import open_predictor
 from utils.runtime.device import choose_device, describe_machine, share_cores
-
-ENGINES = {shown: name for name, shown in NAMES.items()}  # "ONNX Runtime": "onnx"
 
 
 def parser():
@@ -46,23 +44,25 @@ def main():
     keep_memory()
     device = choose_device(args.device, args.cuda)
     classes = read_classes(args.classes) if args.classes else None
-    shipped = Shipped(args.weights, args.device, model=args.model, classes=classes, image_size=args.image_size)
-    if shipped.warning:
-        print(shipped.warning, file=sys.stderr)
-    card = shipped.card
-    name = "_".join(filter(None, (card.architecture, card.scheme or ENGINES.get(shipped.engine))))
+    given = {"classes": classes, "image_size": args.image_size, "model": args.model}
+    file = open_predictor(args.weights, device=args.device, otherwise="checkpoint", **given)
+    if file.warning():
+        print(file.warning(), file=sys.stderr)
+    card = file.card
+    kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
+    name = "_".join(filter(None, (card.architecture, kind)))
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
     workers = share_cores(args.num_workers if split.paths else 0, device)[1]
     count = plural(len(split), "image")
     print(f"{name} on {dataset.name} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
-    evaluation = answer(shipped, split, args, workers)
+    evaluation = answer(file, split, args, workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
         "dataset": dataset.name,
         "weights": str(args.weights),
         "images/s": round(len(split) / evaluation.seconds, 1),
-        "device": describe_machine() | {"used": str(shipped.device)},
-        "precision": shipped.arithmetic,
+        "device": describe_machine() | {"used": file.device},
+        "precision": file.arithmetic,
         "batch_size": args.batch_size,
     }
     path = pathlib.Path(args.output or RESULTS / "accuracy" / dataset.name / f"{name}.json")
@@ -75,14 +75,14 @@ def main():
     print("\n".join(["written:", f"  {path}", f"  {path.stem}_confusion.png and {path.stem}_mistakes.png beside it"]))
 
 
-def answer(shipped, split, args, workers):
+def answer(file, split, args, workers):
     """The answers of a file to a whole split; one that holds the preprocessing is given the images as they are."""
-    if not shipped.card.with_preprocessing:
-        return evaluate(shipped.predict, eval_batches(split, shipped.card, args.batch_size, shipped.device, workers=workers))
-    predictor, labels = shipped.call, torch.from_numpy(split.labels)
-    parts = torch.arange(len(split)).split(args.batch_size)
-    images = (([predictor.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
-    return evaluate(lambda prepared: torch.from_numpy(predictor.answer(prepared)), images)
+    if not file.card.with_preprocessing:
+        device = torch.device(file.device)
+        return evaluate(file.predict, eval_batches(split, file.card, args.batch_size, device, workers=workers))
+    labels, parts = torch.from_numpy(split.labels), torch.arange(len(split)).split(args.batch_size)
+    prepared = (([file.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
+    return evaluate(lambda images: torch.from_numpy(file.answer(images)), prepared)
 
 
 def worst(evaluation, split, card, most=24):

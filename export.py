@@ -21,9 +21,7 @@ from utils.core.text import table
 from utils.data.samples import example_images
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import ParityError, export_model
-from utils.export.writers import EXPORTERS, OPSET
-from utils.inference.predictors import PREDICTORS, must_be_checkpoint
-from utils.inference.shipped import converted_folder
+from utils.inference.formats import FORMATS, converted_folder, exported, must_be_checkpoint
 
 
 def parser():
@@ -32,7 +30,7 @@ def parser():
     add_card_facts(model)
     model.add_argument("-q", "--quantized", action="store_true", help="the weights are a quantized checkpoint (quantize.py)")
     file = parser.add_argument_group("file")
-    file.add_argument("-e", "--engine", required=True, choices=list(EXPORTERS), help="what shall run the file")
+    file.add_argument("-e", "--engine", required=True, choices=exported(), help="what shall run the file")
     file.add_argument("--output", metavar="FILE", help="default: converted_models/<model>_<engine> beside the weights")
     file.add_argument("--fp16", action="store_true", help="ONNX: weights and arithmetic in half precision, float32 in and out")
     file.add_argument("--with_preprocessing", action="store_true", help="ONNX: takes uint8 RGB (N, H, W, 3) of any size")
@@ -46,9 +44,10 @@ def parser():
 def flags_agree(args):
     """Faults of flags that do not go together."""
     for flag in ("fp16", "with_preprocessing"):
-        if getattr(args, flag) and args.engine != "onnx":
-            yield f"--{flag} exists for --engine onnx only: leave it out, or change --engine {args.engine}"
-    suffix = PREDICTORS[args.engine].suffix
+        if getattr(args, flag) and flag not in FORMATS[args.engine].options:
+            can = " and ".join(name for name, entry in FORMATS.items() if flag in entry.options)
+            yield f"--{flag} exists for --engine {can} only: leave it out, or change --engine {args.engine}"
+    suffix = FORMATS[args.engine].suffix
     if args.output and pathlib.Path(args.output).is_dir():
         yield f"--output {args.output} is a folder; name a file that ends in {suffix}"
     elif args.output and pathlib.Path(args.output).suffix != suffix:
@@ -60,9 +59,9 @@ def hold_quantized(args, card):
     if not args.quantized or card.scheme:
         return card
     kinds = {str(tensor.dtype) for tensor in read_checkpoint(args.weights)["model"].values()}
-    for kind, scheme in (("torch.float16", "fp16"), ("torch.bfloat16", "bf16")):
-        if kind in kinds:
-            return card.replace(scheme=scheme)
+    for name, scheme in QUANTIZERS.items():
+        if f"torch.{scheme.dtype}" in kinds:
+            return card.replace(scheme=name)
     made = converted_folder(args.weights) / QUANTIZERS["fp16"].file_name(card.architecture)
     raise UserError(f"--quantized: the weights in {args.weights} are not quantized; give the file of quantize.py ({made})")
 
@@ -71,7 +70,7 @@ def default_output(args, card):
     """<model>_<engine>, and a name of its own for every variant, so that none replaces another."""
     stem = pathlib.Path(QUANTIZERS[card.scheme].file_name(card.architecture)).stem if card.scheme else card.architecture
     variants = "_fp16" * args.fp16 + "_preprocessing" * args.with_preprocessing
-    return converted_folder(args.weights) / f"{stem}_{args.engine}{variants}{PREDICTORS[args.engine].suffix}"
+    return converted_folder(args.weights) / f"{stem}_{args.engine}{variants}{FORMATS[args.engine].suffix}"
 
 
 def show_parity(parity):
@@ -87,7 +86,7 @@ def show_parity(parity):
 def show_file(path, args, card):
     size, side = path.stat().st_size / 1e6, card.image_size
     takes = "uint8 RGB (N, H, W, 3) of any size" if card.with_preprocessing else f"float32 (N, 3, {side}, {side})"
-    what = f"ONNX opset {OPSET}" if args.engine == "onnx" else args.engine
+    what = FORMATS[args.engine].load_writer().about or args.engine
     print(f"{path}: {size:.2f} MB, {what}, takes {takes}, gives logits (N, {card.num_classes})")
 
 

@@ -1,12 +1,12 @@
-"""Classify pictures with an exported model: ONNX, TorchScript or torch.export (.pt2).
+"""Classify images with an exported model: ONNX, TorchScript or torch.export (.pt2).
 
     python predict.py -i boot.png -m weights/FashionMNIST/custom/converted_models/custom_onnx.onnx
     python predict.py -i photos/ 'more/*.jpg' -m model.onnx --topk 3 --threshold 0.5 --csv answers.csv --save_dir drawn/
     python predict.py -i boot.png -m somebody_elses.onnx -c classes.txt --json -
 
-The engine follows from the file's suffix (.onnx, .pt, .pt2), and classes and sizes from its model card; only a file
+The engine follows from the file (.onnx, .pt, .pt2), and classes and sizes from its model card; only a file
 without a card needs --classes. An ONNX file is answered without torch, in a fraction of a second from start to end. The
-printed time is that of preprocessing and network, without reading the file. Exit status 3: some pictures could not be
+printed time is that of preprocessing and network, without reading the file. Exit status 3: some images could not be
 read; they are named, and the others are answered.
 """
 
@@ -14,16 +14,18 @@ import sys
 
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device
-from utils.core.errors import run
+from utils.core.errors import UserError, run
 from utils.inference import answers
-from utils.inference.predictors import PREDICTORS, open_predictor
+from utils.inference.formats import FORMATS, exported, format_of
+from utils.inference.predictors import open_predictor
 
 
 def parser():
     parser = Parser(__doc__)
     model = parser.add_argument_group("model")
-    model.add_argument("-m", "--model", required=True, metavar="FILE", help="an exported file: .onnx, .pt or .pt2")
-    model.add_argument("-e", "--engine", choices=list(PREDICTORS), help="default: what the suffix of the file says")
+    names = ("-w", "--weights", "-m", "--model")
+    model.add_argument(*names, dest="model", required=True, metavar="FILE", help="an exported file: .onnx, .pt or .pt2")
+    model.add_argument("-e", "--engine", choices=exported(), help="default: what the file says")
     add_card_facts(model)
     answers.add_flags(parser)
     add_device(parser)
@@ -34,7 +36,11 @@ def main():
     args = parser().parse(answers.flags_agree)
     pictures = answers.find_pictures(args.image)
     classes = read_classes(args.classes) if args.classes else None
-    predictor = open_predictor(args.model, args.engine, classes, args.device, args.image_size)
+    engine = format_of(args.model, args.engine)
+    if engine not in exported():
+        what = FORMATS[engine].what
+        raise UserError(f"{args.model} is {what}: use predict_ckpoint.py for it, or export it first with export.py")
+    predictor = open_predictor(args.model, engine, classes, args.device, args.image_size)
     if args.cuda and predictor.device == "cpu":
         print("--cuda: no CUDA device is usable here, so the CPU is used", file=sys.stderr)
     if predictor.warning():

@@ -34,7 +34,8 @@ from utils.evaluation.latency import race
 from utils.evaluation.metrics import topk_correct, wilson_interval
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import export_model
-from utils.inference.shipped import Shipped, converted_folder
+from utils.inference.formats import converted_folder
+from utils.inference.predictors import open_predictor
 from utils.runtime.device import choose_device, describe_machine, share_cores
 
 BATCHES = (1, 32)
@@ -64,7 +65,7 @@ def flags_agree(args):
         if not scheme.calibrated:
             yield f"--{flag} is for schemes that are calibrated: leave it out, or take --scheme int8"
     if args.device not in ("auto", *scheme.devices):
-        yield f"--scheme {args.scheme} makes a file for {scheme.engine} on the CPU: leave --device {args.device} out"
+        yield f"--scheme {args.scheme} makes a file for {scheme.shown} on the CPU: leave --device {args.device} out"
     if args.output and pathlib.Path(args.output).suffix != scheme.suffix:
         yield f"--output {args.output} must end in {scheme.suffix}, as a file of --scheme {args.scheme} does"
 
@@ -72,11 +73,11 @@ def flags_agree(args):
 def write_fp32(scheme, network, card, folder):
     """The same network in fp32 for the same engine: what the quantized file is held against."""
     path = pathlib.Path(folder, f"fp32{scheme.suffix}")
-    if scheme.suffix == ".pth":
+    if scheme.format == "checkpoint":
         save_checkpoint(path, {"model": network.state_dict(), "card": card.to_dict()})
     else:
         images, source = example_images(card, 8)
-        export_model(network, card, "onnx", path, images=images, source=source)
+        export_model(network, card, scheme.format, path, images=images, source=source)
     return path
 
 
@@ -87,22 +88,23 @@ def measure(before, after, split, samples, args):
     agreement too.
     """
     batch = np.concatenate([preprocess(image, before.card) for image in samples])
-    logits, facts = [], []
+    logits, facts, threads = [], [], torch.get_num_threads()
     for file in (before, after):
-        fact = {"file": file.path.name, "engine": file.engine, "arithmetic": file.arithmetic, "bytes": file.bytes}
+        device = torch.device(file.device)
+        fact = {"file": file.path.name, "engine": file.shown, "arithmetic": file.arithmetic, "bytes": file.bytes}
         if split is None:
-            logits.append(file.call(batch))
+            logits.append(file(batch))
         else:
-            workers = share_cores(args.num_workers if split.paths else 0, file.device)[1]
-            answers = evaluate(file.predict, eval_batches(split, before.card, args.batch_size, file.device, workers=workers))
+            workers = share_cores(args.num_workers if split.paths else 0, device)[1]
+            answers = evaluate(file.predict, eval_batches(split, before.card, args.batch_size, device, workers=workers))
             logits.append(answers.logits.numpy())
             correct = topk_correct(answers.logits, answers.labels, 1).item()
             fact |= {"Acc@1": correct / len(split), "Acc@1 95 % interval": list(wilson_interval(correct, len(split)))}
         facts.append(fact | {"latency": []})
-    after.use_threads()
+    torch.set_num_threads(threads)
     for size in BATCHES:
         images = np.resize(batch, (size, *batch.shape[1:]))
-        times = race({"before": partial(before.call, images), "after": partial(after.call, images)}, size)
+        times = race({"before": partial(before, images), "after": partial(after, images)}, size)
         for fact, name in zip(facts, ("before", "after"), strict=True):
             fact["latency"].append(dataclasses.asdict(times[name]))
     agreement = float(np.mean(logits[0].argmax(1) == logits[1].argmax(1)))
@@ -178,9 +180,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         fp32 = write_fp32(scheme, network, card, folder)
         scheme.apply(network, card, path, calibration, args.equalize)
-        before, after = (Shipped(file, device, threads) for file in (fp32, path))
-        if after.warning:
-            print(after.warning, file=sys.stderr)
+        before, after = (open_predictor(file, device=device, threads=threads) for file in (fp32, path))
+        if after.warning():
+            print(after.warning(), file=sys.stderr)
         measured = measure(before, after, split, samples, args)
     verdict, status = judge(measured, args.max_drop)
     facts = {

@@ -19,7 +19,7 @@ from models.build import build_model, freeze_trunk, head_of
 from models.checkpoint import load_strictly, read_checkpoint, read_training_state, save_checkpoint
 from models.registry import list_models
 from utils.core import cli
-from utils.core.card import ModelCard, architecture
+from utils.core.card import ModelCard
 from utils.core.errors import UserError, run
 from utils.core.files import replacing, write_json, write_text
 from utils.core.machine import cores, keep_memory
@@ -67,14 +67,7 @@ def parser():
 
     model = p.add_argument_group("model")
     names = list_models()
-    model.add_argument(
-        "-m",
-        "--model",
-        type=architecture,
-        default="resnet18",
-        check=cli.known("model", names),
-        help=f"one of {', '.join(names)}",
-    )
+    model.add_argument("-m", "--model", default="resnet18", check=cli.known("model", names), help=f"one of {', '.join(names)}")
     model.add_argument("-p", "--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     model.add_argument("--freeze", action="store_true", help="train the head only; the trunk stays as it is")
     model.add_argument("--norm_type", default="BN", choices=("BN", "GN", "LN", "IN", "SyncBN"), help="normalisation layers")

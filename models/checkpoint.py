@@ -1,4 +1,4 @@
-"""Write and read checkpoints; reading runs no code that a file may carry."""
+"""Checkpoints: written whole or not at all, read without running any code that a file may carry."""
 
 import io
 import pickle
@@ -7,14 +7,15 @@ import re
 import torch
 
 from models.build import build_model
-from utils.core.card import ModelCard, architecture
+from models.half import with_half_weights
+from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.files import write_bytes
 from utils.core.integrity import sealed, verify
 
 
 def save_checkpoint(path, contents):
-    """Write a dict of tensors and plain values to `path`; after a crash the old file is still there."""
+    """Write a dict of tensors and plain values to `path`; a crash leaves the file that was there before."""
     buffer = io.BytesIO()  # torch's own writer ends in a RuntimeError where the disk is full
     torch.save(contents, buffer)
     write_bytes(path, sealed(buffer.getvalue()))
@@ -39,7 +40,7 @@ def read_checkpoint(path):
                 f"{path} carries pickled code ({code[1]}), which is never run; save the weights alone: model.state_dict()"
             ) from None
         raise UserError(f"{path} is not a readable checkpoint") from None
-    except (EOFError, ValueError, LookupError, AttributeError):  # the reader raises these for bytes that mean nothing
+    except (EOFError, ValueError, LookupError, AttributeError):  # what the reader trips over in bytes that mean nothing
         raise UserError(f"{path} is not a readable checkpoint") from None
     except (RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -52,46 +53,25 @@ def read_checkpoint(path):
 
 
 def load_model(path, model=None, classes=None, image_size=None):
-    """Read a checkpoint and return `(network, card)`: the network in eval mode on the CPU, and its model card.
+    """Read a checkpoint and return `(model, card)`: the network in eval mode on the CPU, and what it says of itself.
 
-    `model` and `image_size` must agree with the card; `classes` renames its classes. A file without a card needs `model`:
-    the number of classes is then read from the head, and `classes` defaults to "0", "1", …. From a training state (`last.pth`)
-    with an EMA comes the EMA, on which its scores were measured. Raises UserError for a contradiction, an unknown model, and
-    weights that do not fit.
+    What is given must agree with the file's card; a file without one needs `model`, the class count is then read off the
+    head and `classes` defaults to "0", "1", …. A training state (`last.pth`) with an EMA gives the EMA, as that is what
+    its scores were measured on. Raises UserError for a contradiction, an unknown model, and weights that do not fit.
     """
     contents = read_checkpoint(path)
     average = contents.get("ema") if "choices" in contents else None
     state = (average or contents)["model"]
     if "card" in contents:
         card = ModelCard.from_dict(contents["card"], path)
-        card = _agreed(path, card, model, classes, image_size)
+        _agree(path, card, model=model, classes=classes, image_size=image_size)
     else:
         card = _card_from_weights(path, state, model, classes, image_size)
     network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
-    if card.scheme:
-        from utils.export.quantize import QUANTIZERS  # not above: only quantized files need it
-
-        network = QUANTIZERS[card.scheme].restructure(network)
+    if card.needs.get("dtype"):
+        network = with_half_weights(network, getattr(torch, card.needs["dtype"]))
     load_strictly(network, state, path, card.architecture)
     return network.eval(), card
-
-
-def open_network(model=None, weights=None, num_classes=None, image_size=None):
-    """`(network, card)` of a checkpoint or, without `weights`, of an architecture with random weights, always the same.
-
-    The network is in eval mode on the CPU; a fresh one has 10 classes and takes 224 px unless told otherwise. Raises
-    UserError for what contradicts the checkpoint, and for a quantized one, whose layers cannot be analysed.
-    """
-    if weights is None:
-        torch.manual_seed(0)
-        card = ModelCard(model, [str(i) for i in range(num_classes or 10)], image_size or 224)
-        return build_model(model, card.num_classes, card.image_size).eval(), card
-    network, card = load_model(weights, model=model, image_size=image_size)
-    if num_classes not in (None, card.num_classes):
-        raise UserError(f"{num_classes} classes contradict {weights}, which has {card.num_classes}", option="num_classes")
-    if card.scheme:
-        raise UserError(f"{weights} is quantized ({card.scheme}); give the float checkpoint that it was made from")
-    return network, card
 
 
 def read_training_state(path, card, choices):
@@ -143,31 +123,28 @@ def _few(keys, most=4):
     return ", ".join(keys[:most]) + rest
 
 
-def _agreed(path, card, model, classes, image_size):
-    """The card, its classes renamed by `classes`, which may be a translation. Raises UserError for a contradiction."""
-    given = {"model": (model and architecture(model), card.architecture), "image_size": (image_size, card.image_size)}
-    for option, (wanted, own) in given.items():
+def _agree(path, card, model, classes, image_size):
+    given = {"--model": (model, card.architecture), "--image_size": (image_size, card.image_size)}
+    for flag, (wanted, own) in given.items():
         if wanted is not None and wanted != own:
-            raise UserError(f"{wanted} contradicts the card of {path}, which says {own}; leave it out", option=option)
-    if classes is None:
-        return card
-    if len(classes) != card.num_classes:
-        raise UserError(f"{path} was trained on {card.num_classes} classes, not on {len(classes)}", option="classes")
-    return card.replace(classes=list(classes))
+            raise UserError(f"{flag} {wanted} contradicts the card of {path}, which says {own}; leave the flag out")
+    if classes is not None and list(classes) != card.classes:
+        if len(classes) != card.num_classes:
+            raise UserError(f"--classes names {len(classes)} classes, but {path} was trained on {card.num_classes}")
+        card.classes = list(classes)  # other names for the same outputs: a translation
 
 
 def _card_from_weights(path, state, model, classes, image_size):
     if model is None:
-        raise UserError(f"{path} has no model card; say which network it is", option="model")
+        raise UserError(f"{path} has no model card; say which network it is with --model")
     last = next((state[key] for key in ("fc.3.weight", "classifier.3.weight") if key in state), None)
     if last is None:
         raise UserError(f"the weights in {path} are not those of {model}: no head (fc.3.weight or classifier.3.weight)")
     count = last.shape[0]
-    classes = [str(i) for i in range(count)] if classes is None else classes
-    if len(classes) != count:
-        raise UserError(f"the weights in {path} have {count} classes, not {len(classes)}", option="classes")
+    if classes is not None and len(classes) != count:
+        raise UserError(f"--classes names {len(classes)} classes, but the weights in {path} have {count}")
     if image_size is None:
         image_size = 224
-        if architecture(model) == "custom" and "classifier.0.weight" in state:
-            image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # its first layer has 64·(S/8)² inputs
-    return ModelCard(model, classes, image_size)
+        if model == "custom" and "classifier.0.weight" in state:
+            image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # FashionCNN's first layer tells
+    return ModelCard(model, classes or [str(i) for i in range(count)], image_size)

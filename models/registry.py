@@ -1,7 +1,6 @@
 """The table of models, and their names without importing torch."""
 
 import ast
-import functools
 import pathlib
 
 from utils.core.registry import Registry
@@ -10,23 +9,13 @@ MODELS = Registry("model")
 
 
 def list_models():
-    """Names of all models: those that files of this folder register, then those that were registered elsewhere."""
-    return list(dict.fromkeys([*_written(), *MODELS]))
-
-
-def families():
-    """Names of the files of this folder that register models."""
-    return list(dict.fromkeys(_written().values()))
-
-
-@functools.cache
-def _written():
-    """Model name -> name of the file that registers it.
+    """Names of all models: those that files of this folder register, then those that were registered elsewhere.
 
     The files are read, not imported, because an import takes seconds: `@MODELS.register("name")` must hold a literal.
     """
     files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
-    return {name: file.stem for file in files for name in _registered_in(file.read_text(encoding="utf-8"))}
+    written = [name for file in files for name in _registered_in(file.read_text(encoding="utf-8"))]
+    return list(dict.fromkeys([*written, *MODELS]))
 
 
 def _registered_in(source):

@@ -13,8 +13,8 @@ from utils.data.samples import generated_images
 from utils.export.preprocessing_graph import prepend_preprocessing
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import BATCHES, ParityError, differences, export_model, reference_logits
-from utils.export.writers import EXPORTERS
-from utils.inference.predictors import PREDICTORS, open_predictor, softmax
+from utils.inference.formats import FORMATS, exported
+from utils.inference.predictors import open_predictor, softmax
 
 MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
 
@@ -30,8 +30,8 @@ def test_every_engine_answers_as_the_network(name, tmp_path):
     expected = reference_logits(model, card, DIGITS)
     assert (len(set(expected.argmax(axis=1))) > 1) >= (name in SETTLED)  # else equal argmax would say nothing
     assert np.ptp(expected, axis=0).max() > 0
-    for engine in EXPORTERS:
-        path = tmp_path / f"{name}{PREDICTORS[engine].suffix}"
+    for engine in exported():
+        path = tmp_path / f"{name}{FORMATS[engine].suffix}"
         written = export_model(model, card, engine, path, images=DIGITS, source="64 digits")
         predictor = open_predictor(path)
         assert predictor.engine == engine and predictor.card == written
@@ -45,7 +45,7 @@ def test_every_engine_answers_as_the_network(name, tmp_path):
 def assert_preprocessing_in_the_graph(model, card, graph, path):
     """The exported network behind its preprocessing, on pictures of 20 sizes and all modes, against ours."""
     card = card.replace(with_preprocessing=True)
-    EXPORTERS["onnx"].save(prepend_preprocessing(graph, card), card, path)
+    FORMATS["onnx"].load_writer().save(prepend_preprocessing(graph, card), card, path)
     images = mixed_images()
     expected = reference_logits(model, card, images)
     logits = answers_in(open_predictor(path), images, 1)
@@ -108,14 +108,14 @@ def test_quantized_checkpoints_export(custom, scheme, engine, tmp_path):
     model, card = custom
     QUANTIZERS[scheme].apply(model, card, tmp_path / "small.pth")
     network, small = load_model(tmp_path / "small.pth")
-    path = tmp_path / f"small{PREDICTORS[engine].suffix}"
+    path = tmp_path / f"small{FORMATS[engine].suffix}"
     written = export_model(network, small, engine, path, images=DIGITS, source="64 digits")
     assert written.scheme == scheme
     stored_in_half = engine == "onnx" and scheme == "fp16"
     assert (path.stat().st_size < 0.75 * 4 * sum(p.numel() for p in model.parameters())) == stored_in_half
 
 
-SPOILED = [("swapped", engine) for engine in EXPORTERS] + [("shifted", "torchscript"), ("nan", "torchscript")]
+SPOILED = [("swapped", engine) for engine in exported()] + [("shifted", "torchscript"), ("nan", "torchscript")]
 
 
 @pytest.mark.parametrize(("fault", "engine"), SPOILED)
@@ -128,9 +128,10 @@ def test_a_file_that_differs_keeps_neither_its_name_nor_replaces_another(custom,
             last.weight.copy_(last.weight.flip(0))
         else:
             wrong.classifier[3].bias[0] += {"shifted": 1e-3, "nan": float("nan")}[fault]
-    convert = EXPORTERS[engine].convert
-    monkeypatch.setattr(EXPORTERS[engine], "convert", staticmethod(lambda _, *rest: convert(wrong, *rest)))
-    path = tmp_path / f"kept{PREDICTORS[engine].suffix}"
+    writer = FORMATS[engine].load_writer()
+    convert = writer.convert
+    monkeypatch.setattr(writer, "convert", staticmethod(lambda _, *rest: convert(wrong, *rest)))
+    path = tmp_path / f"kept{FORMATS[engine].suffix}"
     path.write_bytes(b"what was there")
     with pytest.raises(ParityError, match="is not written") as caught:
         export_model(model, card, engine, path, images=DIGITS, source="64 digits")
@@ -138,11 +139,12 @@ def test_a_file_that_differs_keeps_neither_its_name_nor_replaces_another(custom,
     assert path.read_bytes() == b"what was there" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("engine", [engine for engine in EXPORTERS if engine != "onnx"])
+@pytest.mark.parametrize("engine", [engine for engine in exported() if engine != "onnx"])
 @pytest.mark.parametrize("flag", ["fp16", "with_preprocessing"])
 def test_what_only_onnx_has_is_refused(custom, engine, flag, tmp_path):
-    with pytest.raises(UserError, match=f"--{flag} exists for --engine onnx only"):
+    with pytest.raises(UserError, match=f"{engine} cannot do this; onnx can") as error:
         export_model(*custom, engine, tmp_path / "x.pt", images=DIGITS, source="digits", **{flag: True})
+    assert error.value.option == flag
 
 
 def test_flips_and_ties_are_told_apart():

@@ -21,9 +21,9 @@ from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images
 from utils.export.quantize import QUANTIZERS, CalibrationImages, equalized
-from utils.export.writers import EXPORTERS
-from utils.inference import predictors
-from utils.inference.shipped import Shipped
+from utils.export.writers import Onnx
+from utils.inference import predictors, read_onnx
+from utils.inference.predictors import open_predictor
 
 DIGITS = open_dataset("digits")
 CHECKPOINTS = [name for name, scheme in QUANTIZERS.items() if scheme.suffix == ".pth"]
@@ -55,11 +55,11 @@ def batch():
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_file_is_smaller_says_what_it_is_and_answers_alike(name, files, batch):
-    before, after = Shipped(files["fp32"]), Shipped(files[name])
+    before, after = open_predictor(files["fp32"]), open_predictor(files[name])
     assert after.bytes < 0.56 * before.bytes
     assert after.card.replace(quantization={}) == before.card.replace(scheme=name)
-    assert after.engine == QUANTIZERS[name].engine and after.arithmetic
-    expected, logits = before.call(batch), after.call(batch)
+    assert after.engine == QUANTIZERS[name].format and after.arithmetic
+    expected, logits = before(batch), after(batch)
     assert logits.dtype == np.float32 and logits.shape == expected.shape
     assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.98
     assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)
@@ -81,7 +81,7 @@ def test_every_model_goes_through_a_checkpoint(scheme, model, tmp_path):
     assert (tmp_path / "half.pth").stat().st_size < 0.56 * (tmp_path / "fp32.pth").stat().st_size
     loaded, card = load_model(tmp_path / "half.pth")
     assert card.scheme == scheme and list(loaded.state_dict()) == list(network.state_dict())
-    dtype = QUANTIZERS[scheme].dtype
+    dtype = getattr(torch, QUANTIZERS[scheme].dtype)
     for key, value in network.state_dict().items():
         expected = value.to(dtype) if value.is_floating_point() else value
         assert torch.equal(loaded.state_dict()[key].to(expected.dtype), expected), key
@@ -100,19 +100,20 @@ def test_every_norm_goes_through_a_checkpoint(scheme, norm_type, tmp_path):
 @pytest.mark.parametrize("scheme", CHECKPOINTS)
 def test_without_hardware_it_computes_in_fp32_and_says_so(scheme, files, batch, monkeypatch):
     monkeypatch.setattr(half, "computes_in", lambda dtype, device: False)
-    file = Shipped(files[scheme])
+    file = open_predictor(files[scheme])
     assert file.arithmetic == f"{scheme} weights, computes in fp32: this CPU has no {scheme} arithmetic"
     network, _ = copy.deepcopy(trained())
-    network.load_state_dict({key: value.to(QUANTIZERS[scheme].dtype) for key, value in network.state_dict().items()})
+    dtype = getattr(torch, QUANTIZERS[scheme].dtype)
+    network.load_state_dict({key: value.to(dtype) for key, value in network.state_dict().items()})
     expected = network.to(memory_format=torch.channels_last)(torch.from_numpy(batch)).detach().numpy()
-    np.testing.assert_allclose(file.call(batch), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(file(batch), expected, rtol=1e-5, atol=1e-5)
     assert next(file.network.parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("scheme", CHECKPOINTS)
 def test_it_changes_over_with_its_device(scheme, files, batch, monkeypatch):
     network, _ = load_model(files[scheme])
-    dtype = QUANTIZERS[scheme].dtype
+    dtype = getattr(torch, QUANTIZERS[scheme].dtype)
     weights = {key: value.to(dtype) for key, value in network.state_dict().items() if value.is_floating_point()}
     for supported in (True, False, True):  # as when it is moved between devices that can and that cannot
         monkeypatch.setattr(half, "computes_in", lambda dtype, device, answer=supported: answer)
@@ -141,7 +142,7 @@ def test_without_onednn_a_cpu_computes_in_neither_kind(monkeypatch):
 def test_weights_beyond_fp16_are_refused(tmp_path):
     network, card = copy.deepcopy(trained())
     network.layer1[1].running_var[0] = 70000.0
-    with pytest.raises(UserError, match=r"layer1\.1\.running_var has values beyond the range of fp16; take --scheme bf16"):
+    with pytest.raises(UserError, match=r"layer1\.1\.running_var has values beyond the range of fp16; take bf16"):
         QUANTIZERS["fp16"].apply(network, card, tmp_path / "half.pth")
     assert not list(tmp_path.iterdir())
     QUANTIZERS["bf16"].apply(network, card, tmp_path / "half.pth")
@@ -150,12 +151,12 @@ def test_weights_beyond_fp16_are_refused(tmp_path):
 
 @pytest.mark.parametrize("scheme", CHECKPOINTS)
 def test_equalising_a_checkpoint_is_refused(scheme, tmp_path):
-    with pytest.raises(UserError, match="--equalize evens out integer grids"):
+    with pytest.raises(UserError, match="evens out integer grids"):
         QUANTIZERS[scheme].apply(*trained(), tmp_path / "half.pth", equalize=True)
 
 
 def test_int8_needs_images(tmp_path):
-    with pytest.raises(UserError, match="calibrated on real images; name a data set with --dataset"):
+    with pytest.raises(UserError, match="calibrated on real images; name a data set"):
         QUANTIZERS["int8"].apply(*trained(), tmp_path / "int8.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -200,7 +201,7 @@ def test_equalising_restores_unequal_channels(batch, tmp_path):
     agreement = {}
     for equalize in (False, True):
         QUANTIZERS["int8"].apply(network, card, tmp_path / "int8.onnx", images, equalize)
-        agreement[equalize] = (Shipped(tmp_path / "int8.onnx").call(batch).argmax(1) == expected).mean()
+        agreement[equalize] = (open_predictor(tmp_path / "int8.onnx")(batch).argmax(1) == expected).mean()
     assert agreement[False] < 0.9 and agreement[True] > 0.97, agreement
 
 
@@ -223,10 +224,12 @@ def test_calibration_reader_gives_every_image_once_preprocessed():
 
 def test_cards_of_integer_files_say_how_many_bits_and_on_which_cpu(files):
     for name, scheme in QUANTIZERS.items():
-        card = Shipped(files[name]).card
+        card = open_predictor(files[name]).card
         assert (card.weight_bits is not None) == (scheme.devices == ("cpu",)) == (name in INTEGERS)
         bits = {"int8": 7, "int8-dynamic": 7, "int8-vnni": 8}.get(name)
-        assert card.quantization == ({"weight_bits": bits, "cpu_features": cpu_features()} if bits else {})
+        assert card.weight_bits == bits and card.devices == scheme.devices
+        assert card.quantization.get("cpu_features") == (cpu_features() if bits else None)
+        assert card.quantization.get("dtype") == scheme.dtype
 
 
 @pytest.mark.parametrize("name", [None, *INTEGERS])
@@ -234,10 +237,10 @@ def test_integer_files_take_the_cpu_unless_cuda_is_asked_for(name, files, tmp_pa
     path, asked = files.get(name, tmp_path / "fp32.onnx"), []
     if name is None:
         network, card = trained()
-        EXPORTERS["onnx"].save(EXPORTERS["onnx"].convert(network, card), card, path)
+        Onnx.save(Onnx.convert(network, card), card, path)
     monkeypatch.setattr(predictors, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(predictors, "_cuda_first", lambda ort: asked.append(1) or ["CPUExecutionProvider"])
-    predictors.open_predictor(path)
+    monkeypatch.setattr(read_onnx, "_cuda_first", lambda ort: asked.append(1) or ["CPUExecutionProvider"])
+    open_predictor(path)
     assert bool(asked) == (name is None)
     with pytest.raises(UserError, match="could not load its CUDA provider"):
-        predictors.open_predictor(path, device="cuda")
+        open_predictor(path, device="cuda")

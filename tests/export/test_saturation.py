@@ -25,7 +25,6 @@ from utils.data.samples import calibration_images
 from utils.export.quantize import QUANTIZERS
 from utils.inference import predictors
 from utils.inference.predictors import open_predictor
-from utils.inference.shipped import Shipped
 
 DIGITS = open_dataset("digits")
 BITS = {name: scheme.weight_bits for name, scheme in QUANTIZERS.items() if scheme.devices == ("cpu",)}
@@ -143,6 +142,6 @@ def test_every_file_is_right_on_this_cpu(name, files):
     images = np.concatenate([preprocess(DIGITS.test.image(i), card) for i in range(100)])
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).numpy()
-    logits = Shipped(files[name]).call(images)
+    logits = open_predictor(files[name])(images)
     assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.99
     assert np.abs(logits - expected).max() < 0.02 * np.ptp(expected)

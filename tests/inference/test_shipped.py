@@ -10,34 +10,29 @@ from digits_checkpoint import checkpoint, trained
 
 from utils.data.samples import example_images
 from utils.export.verify import export_model
-from utils.export.writers import EXPORTERS
-from utils.inference.predictors import PREDICTORS, open_predictor
-from utils.inference.shipped import NAMES, Shipped, converted_folder
+from utils.inference.formats import FORMATS, converted_folder
+from utils.inference.predictors import open_predictor
 
 
-def test_every_engine_has_a_name():
-    assert set(NAMES) == set(EXPORTERS)
-
-
-@pytest.mark.parametrize("engine", [None, *EXPORTERS])
+@pytest.mark.parametrize("engine", FORMATS)
 def test_predict_and_call_agree_with_the_network(engine, tmp_path):
     network, card = trained()
-    path = tmp_path / "file.pth" if engine is None else tmp_path / f"file{PREDICTORS[engine].suffix}"
-    if engine is None:
+    path = tmp_path / f"file{FORMATS[engine].suffix}"
+    if engine == "checkpoint":
         checkpoint(path)
     else:
         images, source = example_images(card, 8)
         export_model(network, card, engine, path, images=images, source=source)
     threads = torch.get_num_threads()
-    file = Shipped(path, "cpu", 1)
+    file = open_predictor(path, device="cpu", threads=1)
     images = torch.rand(3, 3, 16, 16)
     with torch.inference_mode():
         expected = network(images).numpy()
         np.testing.assert_allclose(file.predict(images).numpy(), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(file.call(images.numpy()), expected, rtol=1e-4, atol=1e-4)
-    assert file.bytes == path.stat().st_size and file.card.classes == card.classes and file.device == torch.device("cpu")
-    assert file.engine == ("PyTorch" if engine is None else NAMES[engine]) and file.arithmetic == "computes in fp32"
-    assert file.threads == torch.get_num_threads() == 1
+    np.testing.assert_allclose(file(images.numpy()), expected, rtol=1e-4, atol=1e-4)
+    assert file.bytes == path.stat().st_size and file.card.classes == card.classes and file.device == "cpu"
+    assert (file.engine, file.shown) == (engine, FORMATS[engine].shown) and file.arithmetic == "computes in fp32"
+    assert engine == "onnx" or torch.get_num_threads() == 1
     torch.set_num_threads(threads)
 
 

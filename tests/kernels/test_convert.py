@@ -13,7 +13,7 @@ from torch import nn
 from models.build import build_model, freeze_trunk, head_of
 from utils.complexity.exact import analyse
 from utils.core.card import ModelCard
-from utils.export.writers import EXPORTERS
+from utils.export.writers import Onnx
 from utils.kernels.convert import is_compiled, use_training_kernels
 from utils.kernels.convolution import SmallMapConv2d, WinogradConv2d
 from utils.training.loop import set_train_mode
@@ -78,9 +78,9 @@ def test_the_model_looks_the_same_before_and_after(name, compile, uncompiled):
 
 def test_the_onnx_file_is_the_same_before_and_after(uncompiled):
     model, card = build_model("custom", 5, 32).eval(), ModelCard("custom", list("abcde"), 32)
-    before = EXPORTERS["onnx"].convert(model, card).graph.SerializeToString(deterministic=True)
+    before = Onnx.convert(model, card).graph.SerializeToString(deterministic=True)
     use_training_kernels(model, (4, 3, 32, 32), compile=True)
-    assert EXPORTERS["onnx"].convert(model, card).graph.SerializeToString(deterministic=True) == before
+    assert Onnx.convert(model, card).graph.SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize("compile", [False, True])

@@ -17,8 +17,8 @@ from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images
 from utils.evaluation.latency import race
 from utils.export.quantize import QUANTIZERS
-from utils.export.writers import EXPORTERS
 from utils.inference import predictors
+from utils.inference.formats import FORMATS, exported
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_all_makes_and_measures_everything(result_of, tmp_path):
         *("ONNX Runtime fp32", "ONNX Runtime fp16", "ONNX Runtime int8", "ONNX Runtime int8-dynamic", "ONNX Runtime int8-vnni"),
         *("TorchScript fp32", "torch.export fp32"),
     }
-    assert len(rows) == 1 + len(QUANTIZERS) + len(EXPORTERS) + 1  # + fp16 ONNX: a new entry of a table is in here by itself
+    assert len(rows) == 1 + len(QUANTIZERS) + len(exported()) + 1  # + fp16 ONNX: a new entry of a table is in here by itself
     assert result["images"] == 359 and result["measured on"] == "digits test"
     assert result["machine"]["cpu_features"] == cpu_features()
     network, _ = trained()
@@ -94,8 +94,8 @@ def test_what_cannot_be_made_is_named_and_the_rest_is_measured(result_of, tmp_pa
     def fails(*_, **__):
         raise UserError("no such luck")
 
-    for engine in list(EXPORTERS):
-        monkeypatch.setattr(EXPORTERS[engine], "convert", staticmethod(fails))
+    for engine in exported():
+        monkeypatch.setattr(FORMATS[engine].load_writer(), "convert", staticmethod(fails))
     out, result, _ = result_of("--weights", checkpoint(tmp_path / "best_model.pth"), "--all")
     assert [row["name"] for row in result["files"]] == ["PyTorch fp32", "PyTorch fp16", "PyTorch bf16"]
     assert "not in the table: torch.export fp32: no such luck" in out
@@ -136,7 +136,7 @@ def test_cold_start_is_that_of_the_whole_script(tmp_path, monkeypatch):
     Image.new("RGB", (20, 20)).save(tmp_path / "picture.png")
     flags = ["--weights", str(tmp_path / "bare.pth"), "-m", "custom", "-c", str(tmp_path / "classes.txt")]
     args = benchmark.parser().parse(argv=flags)
-    variant = benchmark.Variant("PyTorch", "fp32", tmp_path / "bare.pth")
+    variant = benchmark.Variant("checkpoint", "fp32", tmp_path / "bare.pth")
     assert 0.1 < benchmark.cold_start(variant, tmp_path / "picture.png", args) < 250
     with pytest.raises(UserError, match="failed"):
         benchmark.cold_start(variant, tmp_path / "nothing.png", args)

@@ -10,7 +10,7 @@ from networks import network_of
 from models.checkpoint import save_checkpoint
 from utils.core.errors import UserError
 from utils.export.quantize import QUANTIZERS
-from utils.export.writers import EXPORTERS
+from utils.export.writers import TorchScript
 from utils.inference.predictors import open_predictor
 
 
@@ -81,7 +81,7 @@ def test_quantized_weights_without_a_card(tmp_path, main_of):
 
 
 def test_a_file_that_answers_otherwise_is_shown_and_not_written(weights, tmp_path, main_of, monkeypatch, capsys):
-    convert = EXPORTERS["torchscript"].convert
+    convert = TorchScript.convert
 
     def spoil(model, *rest):
         with torch.no_grad():
@@ -89,7 +89,7 @@ def test_a_file_that_answers_otherwise_is_shown_and_not_written(weights, tmp_pat
             model.classifier[3].bias[0] += 1  # the checkpoint, after the file was made of it
         return script
 
-    monkeypatch.setattr(EXPORTERS["torchscript"], "convert", staticmethod(spoil))
+    monkeypatch.setattr(TorchScript, "convert", staticmethod(spoil))
     with pytest.raises(UserError, match="is not written"):
         main_of("export", "-w", weights, "-e", "torchscript", "--images", 7)
     assert "max |Δlogit|" in capsys.readouterr().out and not list((tmp_path / "run" / "converted_models").iterdir())

@@ -17,8 +17,8 @@ from PIL import Image
 from utils.core.errors import UserError
 from utils.data.samples import generated_images
 from utils.export.verify import export_model, reference_logits
-from utils.export.writers import EXPORTERS
-from utils.inference.predictors import PREDICTORS, open_predictor, softmax
+from utils.inference.formats import FORMATS, exported
+from utils.inference.predictors import open_predictor, softmax
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def files(tmp_path_factory):
     """One network of ten classes in every engine, three digits, and files of other kinds."""
     folder = tmp_path_factory.mktemp("files")
     model, card = network_of("custom")
-    for engine in EXPORTERS:
-        export_model(model, card, engine, folder / f"m{PREDICTORS[engine].suffix}", images=DIGITS[:7], source="7 digits")
+    for engine in exported():
+        export_model(model, card, engine, folder / f"m{FORMATS[engine].suffix}", images=DIGITS[:7], source="7 digits")
     torch.save({"model": model.state_dict()}, folder / "checkpoint.pth")
     shutil.copy(folder / "checkpoint.pth", folder / "checkpoint.pt")
     (folder / "text.onnx").write_text("no network")
@@ -47,9 +47,9 @@ def expected():
     return softmax(reference_logits(*network_of("custom"), DIGITS[:3]))
 
 
-@pytest.mark.parametrize("engine", PREDICTORS)
+@pytest.mark.parametrize("engine", exported())
 def test_every_engine_answers_as_the_network(engine, files, expected, main_of):
-    model = files / f"m{PREDICTORS[engine].suffix}"
+    model = files / f"m{FORMATS[engine].suffix}"
     status, out = main_of("predict", "-i", files / "pictures", "-m", model, "--topk", 10, "--json", "-", "--batch_size", 2)
     answers = json.loads(out)
     assert status == 0 and answers["engine"] == engine and answers["device"] in ("cpu", "cuda")
@@ -254,15 +254,24 @@ REFUSED = {
     "a model that is missing": (["-i", "{f}/pictures/0.png", "-m", "none.onnx"], "none.onnx does not exist"),
     "a folder for a model": (["-i", "{f}/pictures/0.png", "-m", "{f}/empty"], "is not a file"),
     "a checkpoint": (["-i", "{f}/pictures/0.png", "-m", "{f}/checkpoint.pth"], r"is a checkpoint: use predict_ckpoint\.py"),
-    "a checkpoint called .pt": (["-i", "{f}/pictures/0.png", "-m", "{f}/checkpoint.pt"], "not a torchscript file but a checkp"),
-    "text called .pt": (["-i", "{f}/pictures/0.png", "-m", "{f}/text.pt"], "not a torchscript file but something else"),
+    "a checkpoint called .pt": (
+        ["-i", "{f}/pictures/0.png", "-m", "{f}/checkpoint.pt"],
+        r"is a checkpoint: use predict_ckpoint\.py",
+    ),
+    "text called .pt": (["-i", "{f}/pictures/0.png", "-m", "{f}/text.pt"], "not a TorchScript file but something else"),
     "text called .onnx": (["-i", "{f}/pictures/0.png", "-m", "{f}/text.onnx"], "not an ONNX file that ONNX Runtime can run"),
-    "an odd suffix": (["-i", "{f}/pictures/0.png", "-m", "{f}/classes.txt"], "say it with --engine"),
-    "the wrong engine": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.pt", "-e", "pt2"], "give --engine torchscript"),
-    "no card and no classes": (["-i", "{f}/pictures/0.png", "-m", "{t}/bare.onnx"], "--classes classes.txt"),
+    "an odd suffix": (["-i", "{f}/pictures/0.png", "-m", "{f}/classes.txt"], "does not follow from the name"),
+    "the wrong engine": (
+        ["-i", "{f}/pictures/0.png", "-m", "{f}/m.pt", "-e", "pt2"],
+        "not a torch.export file but a TorchScript file, engine torchscript",
+    ),
+    "no card and no classes": (
+        ["-i", "{f}/pictures/0.png", "-m", "{t}/bare.onnx"],
+        "has no model card; give a file that names its classes",
+    ),
     "too few classes": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "-c", "{f}/nine.txt"], "9 classes.*10"),
     "too few classes, no card": (["-i", "{f}/pictures/0.png", "-m", "{t}/bare.onnx", "-c", "{f}/nine.txt"], "9 classes.*10"),
-    "classes that are missing": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "-c", "no.txt"], "--classes no.txt cannot"),
+    "classes that are missing": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "-c", "no.txt"], "no.txt cannot be read"),
     "another size than the card's": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--image_size", "64"], "contradicts"),
     "a picture that is missing": (["-i", "none.png", "-m", "{f}/m.onnx"], "none.png does not exist"),
     "a picture that is none": (["-i", "{f}/classes.txt", "-m", "{f}/m.onnx"], "classes.txt is not a readable image"),
@@ -278,7 +287,10 @@ REFUSED = {
         "cannot be wr",
     ),
     "a probability over 1": (["-i", "x", "-m", "m", "--threshold", "1.5"], "--threshold 1.5 must be from 0 to 1"),
-    "CUDA without a device": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--device", "cuda"], "--device cuda"),
+    "CUDA without a device": (
+        ["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--device", "cuda"],
+        "cuda: there is no CUDA driver",
+    ),
 }
 
 

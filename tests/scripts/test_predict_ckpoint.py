@@ -15,8 +15,8 @@ from models.checkpoint import save_checkpoint
 from utils.core.errors import UserError
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import reference_logits
-from utils.export.writers import EXPORTERS
-from utils.inference.predictors import PREDICTORS, softmax
+from utils.inference.formats import FORMATS
+from utils.inference.predictors import open_predictor, softmax
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_quantized_checkpoints_load_and_say_how_they_compute(scheme, picture, tm
     with redirect_stderr(said):
         out = main_of("predict_ckpoint", "-i", picture, "-w", "small.pth", "--topk", 10, "--json", "-", "--device", "cpu")[1]
     assert np.allclose(probabilities(out), expected, atol=0.05)
-    assert said.getvalue() == QUANTIZERS[scheme].arithmetic(torch.device("cpu")) + "\n"
+    assert said.getvalue() == open_predictor(tmp_path / "small.pth", device="cpu").arithmetic + "\n"
 
 
 class Code:
@@ -116,9 +116,10 @@ def test_mistakes_are_told_in_one_sentence(flags, sentence, picture, tmp_path, m
 @pytest.mark.parametrize("script", ["predict_ckpoint", "export"])
 def test_exported_files_are_sent_to_the_right_script(script, engine, picture, tmp_path, main_of):
     model, card = network_of("custom", 16)
-    path = tmp_path / f"m{PREDICTORS[engine].suffix}"
+    path = tmp_path / f"m{FORMATS[engine].suffix}"
     with torch.no_grad():
-        EXPORTERS[engine].save(EXPORTERS[engine].convert(model, card), card, path)
+        writer = FORMATS[engine].load_writer()
+        writer.save(writer.convert(model, card), card, path)
     flags = ["-i", picture] if script == "predict_ckpoint" else ["-e", "onnx"]
     with pytest.raises(UserError, match="is an exported file, not a checkpoint"):
         main_of(script, "-w", path.name, *flags)

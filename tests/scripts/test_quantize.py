@@ -11,14 +11,13 @@ from digits_checkpoint import checkpoint, learn, trained
 import quantize
 from models.build import build_model
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
-from models.half import HalfPrecision
 from utils.core.card import ModelCard
 from utils.core.errors import ACCURACY_LOST, UserError
 from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.evaluation.latency import race
-from utils.export.quantize import QUANTIZERS
-from utils.inference.shipped import Shipped
+from utils.export.quantize import QUANTIZERS, HalfPrecision
+from utils.inference.predictors import open_predictor
 
 BATCHES = quantize.BATCHES
 
@@ -84,7 +83,9 @@ def test_every_scheme_on_digits(scheme, main_of, tmp_path):
     assert all(time["low_ms"] <= time["median_ms"] <= time["high_ms"] for time in result["after"]["latency"])
     assert result["machine"]["threads"] == result["threads"] and result["after"]["arithmetic"] in out
     assert (result["calibration"] == "64 images of digits train, seed 0") == QUANTIZERS[scheme].calibrated
-    assert result["quantization"] == Shipped(path).card.quantization and result["machine"]["cpu_features"] == cpu_features()
+    assert (
+        result["quantization"] == open_predictor(path).card.quantization and result["machine"]["cpu_features"] == cpu_features()
+    )
     for word in ("Acc@1", "95 % interval", "argmax agreement", "latency, batch 1 ", "latency, batch 4 ", str(path)):
         assert word in out
     assert f"verdict: {result['verdict']}" in out
@@ -92,6 +93,8 @@ def test_every_scheme_on_digits(scheme, main_of, tmp_path):
 
 class Ruined(HalfPrecision):
     """A scheme that forgets what the network has learnt."""
+
+    name, dtype = "bf16", "bfloat16"
 
     def apply(self, network, card, path, images=(), equalize=False):
         card = card.replace(scheme=self.name)
@@ -101,7 +104,7 @@ class Ruined(HalfPrecision):
 
 
 def test_lost_accuracy_is_status_4_and_the_file_is_there(main_of, tmp_path, monkeypatch):
-    monkeypatch.setitem(QUANTIZERS, "bf16", Ruined(torch.bfloat16, "bf16", "bf16"))
+    monkeypatch.setitem(QUANTIZERS, "bf16", Ruined())
     weights = checkpoint(tmp_path / "best_model.pth")
     status, out = main_of("quantize", "-w", weights, "--scheme", "bf16")
     assert status == ACCURACY_LOST and "verdict: accuracy lost: " in out and "beyond the interval (--max_drop 1)" in out
@@ -143,7 +146,7 @@ def test_half_precision_is_half_the_bytes(main_of, tmp_path):
     main_of("quantize", "-w", weights)
     state = read_checkpoint(tmp_path / "converted_models" / "custom_quantized.pth")["model"]
     assert {value.dtype for value in state.values()} == {torch.float16, torch.int64}
-    assert Shipped(tmp_path / "converted_models" / "custom_quantized.pth").card.scheme == "fp16"
+    assert open_predictor(tmp_path / "converted_models" / "custom_quantized.pth").card.scheme == "fp16"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_half_precision_is_half_the_bytes(main_of, tmp_path):
         (("--calibration", "5"), "--calibration is for schemes that are calibrated"),
         (("--scheme", "int8", "--device", "cuda"), "makes a file for ONNX Runtime on the CPU: leave --device cuda out"),
         (("--scheme", "int8", "--output", "x.pth"), "--output x.pth must end in .onnx"),
-        (("--equalize",), "--equalize evens out integer grids"),
+        (("--equalize",), "this evens out integer grids"),
         (("--max_drop", "-1"), "--max_drop -1.0 must be from 0 to 100"),
         (("--dataset", "nowhere"), "unknown data set 'nowhere'"),
     ],

@@ -8,7 +8,6 @@ import re
 import sys
 
 from utils.core import errors
-from utils.core.card import architecture
 from utils.core.errors import UserError
 from utils.core.registry import instead
 
@@ -196,7 +195,7 @@ def add_model(parser, models, *, required_weights=False):
     """-m/--model, -w/--weights: which network. `models` are the known names."""
     group = parser.add_argument_group("model")
     about = f"one of {', '.join(models)}; a file with a model card needs none"
-    group.add_argument("-m", "--model", type=architecture, check=known("model", models), help=about)
+    group.add_argument("-m", "--model", check=known("model", models), help=about)
     group.add_argument("-w", "--weights", required=required_weights, metavar="FILE", help="a checkpoint (.pth)")
     return group
 
@@ -237,16 +236,6 @@ def add_size(parser):
     )
     group.add_argument("--image_size", type=int, check=side(), help="side of the input in px: the checkpoint's, or 224")
     return group
-
-
-def counting_parser(doc, models):
-    """The flags of the scripts that run one counter: which network, how deep a table, and where."""
-    parser = Parser(doc)
-    add_model(parser, models)
-    add_size(parser)
-    parser.add_argument("--max_depth", type=int, check=at_least(0), help="print the tool's table to this module depth only")
-    add_device(parser)
-    return parser
 
 
 def model_or_weights(args):

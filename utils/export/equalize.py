@@ -141,7 +141,8 @@ def _trace(network):
     try:
         graph = fx.Tracer().trace(network)
     except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise UserError(f"--equalize cannot follow this network ({str(error).splitlines()[0]}); leave the flag out") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"this network cannot be followed ({reason}); leave it out", option="equalize") from None
     uses = {}
     for node in graph.nodes:
         if node.op == "call_module":

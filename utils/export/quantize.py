@@ -1,10 +1,7 @@
-"""Quantization schemes: each writes a smaller file of a trained network and, for checkpoints, rebuilds it for loading.
+"""Quantization schemes: each writes a smaller file of a trained network, and into its card what the file needs to run.
 
-An entry has `suffix`, `file_name(architecture)`, `calibrated` (whether it must see images), `apply(network, card, path,
-images, equalize)`, which writes the file and returns its card, `engine` and `devices`, where the file can run, and
-`arithmetic(device)`, which says in words what computes there.
-A scheme whose file is a checkpoint also has `restructure(network)`: models/checkpoint.py calls it on a freshly built network
-before it loads the weights strictly.
+A new scheme is one class under `@scheme`, see Scheme. Its file is opened by what the card says (`needs` of the model card), so
+that nothing that reads files knows the schemes.
 """
 
 import copy
@@ -17,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.half import HalfPrecision
+from models.checkpoint import save_checkpoint
+from utils.core.card import DEVICES
 from utils.core.errors import UserError
 from utils.core.files import replacing
 from utils.core.images import preprocess
@@ -25,61 +23,119 @@ from utils.core.machine import cpu_features
 from utils.core.registry import Registry
 from utils.export.equalize import equalize as equalize_network
 from utils.export.equalize import fold_batchnorm
+from utils.export.writers import Onnx
+from utils.inference.formats import FORMATS
 
 QUANTIZERS = Registry("quantization scheme")
 
 
-QUANTIZERS.register("fp16")(HalfPrecision(torch.float16, "fp16", "quantized"))
-QUANTIZERS.register("bf16")(HalfPrecision(torch.bfloat16, "bf16", "bf16"))
+def scheme(cls):
+    """Decorator: put an object of the class into the table under its name."""
+    QUANTIZERS.register(cls.name)(cls())
+    return cls
 
 
-class OnnxScheme:
+class Scheme:
+    """A quantization scheme: `apply` writes the file, the rest says what it is."""
+
+    name = None  # as the flag takes it
+    format = None  # of its file: a name in utils.inference.formats
+    devices = DEVICES  # where the file can run
+    dtype = None  # of the weights of a checkpoint: "float16" or "bfloat16"
+    calibrated = False  # whether `apply` must see images
+
+    @property
+    def suffix(self):
+        return FORMATS[self.format].suffix
+
+    @property
+    def shown(self):
+        """What runs the file, as tables and reports call it."""
+        return FORMATS[self.format].shown
+
+    def file_name(self, architecture):
+        return f"{architecture}_{self.name}{self.suffix}"
+
+    def apply(self, network, card, path, images=(), equalize=False):
+        """Write `network`, in eval mode and fp32, to `path` and return the card of the file.
+
+        `images` are Pillow RGB. Raises UserError where some are needed and there are none, and where `equalize` does nothing.
+        """
+        raise NotImplementedError
+
+
+class HalfPrecision(Scheme):
+    """Weights in 16 bits, in a checkpoint with the same keys. Computes in 16 bits where the device does, else in fp32."""
+
+    format = "checkpoint"
+
+    def apply(self, network, card, path, images=(), equalize=False):
+        """Raises UserError for a weight beyond the range of 16 bits (65504 in fp16), which would become infinite."""
+        if equalize:
+            raise UserError(f"this evens out integer grids; {self.name} has none: leave it out or take int8", option="equalize")
+        state = {key: self._half(key, value) for key, value in network.state_dict().items()}
+        card = card.replace(scheme=self.name, parity={}, quantization={"dtype": self.dtype})
+        save_checkpoint(path, {"model": state, "card": card.to_dict()})
+        return card
+
+    def _half(self, key, value):
+        if not value.is_floating_point():
+            return value
+        half = value.to(getattr(torch, self.dtype))
+        if not torch.equal(half.isfinite(), value.isfinite()):
+            raise UserError(f"{key} has values beyond the range of {self.name}; take bf16", option="scheme")
+        return half
+
+
+@scheme
+class Fp16(HalfPrecision):
+    name, dtype = "fp16", "float16"
+
+    def file_name(self, architecture):
+        return f"{architecture}_quantized{self.suffix}"
+
+
+@scheme
+class Bf16(HalfPrecision):
+    name, dtype = "bf16", "bfloat16"
+
+
+class OnnxScheme(Scheme):
     """What the integer schemes share: from a network by way of its fp32 ONNX graph to a file with a card.
 
     Weights have 7 bits, -64 to 64, unless a scheme says 8: without VNNI, x86 adds the products of two uint8 activations and
-    two int8 weights in 16 bits (vpmaddubsw), and 2 × 255 × 64 < 2¹⁵ is the most that fits.
+    two int8 weights in 16 bits (vpmaddubsw), and 2 × 255 × 64 < 2¹⁵ is the most that fits. The integer kernels are those of
+    CPUs: ONNX Runtime's CUDA provider would compute such files in floating point.
     """
 
-    suffix, calibrated, engine, devices, weight_bits = ".onnx", False, "ONNX Runtime", ("cpu",), 7
-    name = words = None
-
-    def file_name(self, architecture):
-        return f"{architecture}_{self.name}.onnx"
-
-    def restructure(self, network):
-        raise UserError(f"the scheme {self.name} makes ONNX files; a checkpoint of it cannot be loaded")
+    format, devices, weight_bits = "onnx", ("cpu",), 7
+    words = None  # what computes, in words
 
     def apply(self, network, card, path, images=(), equalize=False):
-        """`images` are Pillow RGB. Raises UserError where some are needed and there are none, or nothing is to equalise."""
         import onnx
 
-        from utils.export.writers import EXPORTERS, embed_card  # not above: loading a checkpoint needs no exporter
-
         if self.calibrated and not images:
-            raise UserError(f"--scheme {self.name} is calibrated on real images; name a data set with --dataset")
+            raise UserError(f"{self.name} is calibrated on real images; name a data set", option="dataset")
         if equalize:
             network = equalized(network)
         with quietly():
-            graph = EXPORTERS["onnx"].convert(network, card)
+            graph = Onnx.convert(network, card)
             del graph.graph.value_info[:]  # shapes that the quantizer's own rewriting would contradict
             with tempfile.TemporaryDirectory() as folder:
                 graph = onnx.load(str(self._quantize(graph, Path(folder, "quantized.onnx"), card, images)))
-        quantization = {"weight_bits": self.weight_bits, "cpu_features": cpu_features()}
-        card = card.replace(scheme=self.name, parity={}, quantization=quantization)
-        embed_card(graph, card)
-        onnx.checker.check_model(graph, full_check=True)
+        needs = {"devices": list(self.devices), "arithmetic": {"cpu": self.words}}
+        needs |= {"weight_bits": self.weight_bits, "cpu_features": cpu_features()}
+        card = card.replace(scheme=self.name, parity={}, quantization=needs)
         with replacing(path) as temporary:
-            onnx.save(graph, str(temporary))
+            Onnx.save(graph, card, temporary)
         return card
-
-    def arithmetic(self, device, engine="ONNX Runtime"):
-        return self.words
 
     def _quantize(self, graph, target, card, images):
         """Write the quantized `graph` (a ModelProto) to `target` and return that."""
         raise NotImplementedError
 
 
+@scheme
 class Int8Dynamic(OnnxScheme):
     """Linear layers with int8 weights; the range of their inputs is taken anew from every batch, so none is calibrated."""
 
@@ -100,13 +156,11 @@ class Int8Dynamic(OnnxScheme):
         return target
 
 
+@scheme
 class Int8(OnnxScheme):
     """Static QDQ: weights in int8 a channel, activations in uint8 with ranges from the calibration images."""
 
-    words, calibrated = "computes in int8, the last layer in fp32", True
-
-    def __init__(self, name, weight_bits):
-        self.name, self.weight_bits = name, weight_bits
+    name, words, calibrated = "int8", "computes in int8, the last layer in fp32", True
 
     def _quantize(self, graph, target, card, images):
         from onnxruntime.quantization import QuantType, quantize_static
@@ -124,9 +178,11 @@ class Int8(OnnxScheme):
         return target
 
 
-QUANTIZERS.register("int8-dynamic")(Int8Dynamic())
-QUANTIZERS.register("int8")(Int8("int8", weight_bits=7))
-QUANTIZERS.register("int8-vnni")(Int8("int8-vnni", weight_bits=8))
+@scheme
+class Int8Vnni(Int8):
+    """The same with a bit more, for CPUs that multiply bytes without saturating (VNNI)."""
+
+    name, weight_bits = "int8-vnni", 8
 
 
 class CalibrationImages:
@@ -150,7 +206,7 @@ def equalized(network):
     network = copy.deepcopy(network)
     fold_batchnorm(network)
     if not equalize_network(network):
-        raise UserError("--equalize: no two layers here have only a ReLU between them; leave the flag out")
+        raise UserError("no two layers here have only a ReLU between them; leave it out", option="equalize")
     return network
 
 

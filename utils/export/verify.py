@@ -7,7 +7,8 @@ from models.build import build_model
 from utils.core.errors import UserError
 from utils.core.files import replacing
 from utils.core.images import preprocess
-from utils.export.writers import EXPORTERS, quietly
+from utils.export.writers import quietly
+from utils.inference.formats import FORMATS
 from utils.inference.predictors import open_predictor, softmax
 
 BATCHES = (1, 2, 7)
@@ -30,26 +31,41 @@ def export_model(model, card, engine, path, *, images, source, fp16=False, with_
     they are from. The file gets its name only once the comparison is passed. Raises ParityError where it is not, and
     UserError for a combination that does not exist.
     """
-    exporter = EXPORTERS[engine]
-    if (fp16 or with_preprocessing) and engine != "onnx":
-        raise UserError(f"--{'fp16' if fp16 else 'with_preprocessing'} exists for --engine onnx only, not for {engine}")
+    can, writer = FORMATS[engine].options, FORMATS[engine].load_writer()
+    for option, wanted in (("fp16", fp16), ("with_preprocessing", with_preprocessing)):
+        if wanted and option not in can:
+            raise UserError(f"{engine} cannot do this; {_able(option)} can", option=option)
     model = widened(model, card)
-    fp16 = fp16 or (card.scheme == "fp16" and engine == "onnx")
-    card = card.replace(scheme="fp16" if fp16 else card.scheme, with_preprocessing=with_preprocessing, parity={})
+    fp16 = fp16 or (card.scheme == "fp16" and "fp16" in can)
+    card = card.replace(with_preprocessing=with_preprocessing, parity={}, **_precision(card, engine, fp16))
     with replacing(path) as temporary, torch.no_grad(), quietly():
-        program = exporter.convert(model, card, fp16)
-        exporter.save(program, card, temporary)
+        program = writer.convert(model, card, fp16)
+        writer.save(program, card, temporary)
         first = open_predictor(temporary, engine, device="cpu")
         tolerance = TOLERANCE["fp16" if fp16 else "fp32"]
         parity = compare(reference_logits(model, card, images), first, images, source, tolerance)
         check(parity, path)
         card = card.replace(parity=parity)
-        exporter.save(program, card, temporary)  # the same program: only the certificate is new
+        writer.save(program, card, temporary)  # the same program: only the certificate is new
         again = open_predictor(temporary, engine, device="cpu")
         probe = first.prepare(images[0])
         if again.card != card or not np.array_equal(first(probe), again(probe)):
             raise ParityError(f"{path} changed when its certificate was written into it", parity)
     return card
+
+
+def _able(option):
+    return " and ".join(name for name, entry in FORMATS.items() if option in entry.options)
+
+
+def _precision(card, engine, fp16):
+    """The fields of the card of an exported file that say how it computes."""
+    if fp16:
+        on_cpu = f"fp16 weights, computes in fp32: {FORMATS[engine].shown} has no fp16 kernels for this CPU"
+        return {"scheme": "fp16", "quantization": {"arithmetic": {"cpu": on_cpu, "cuda": "computes in fp16"}}}
+    if card.scheme:
+        return {"quantization": {"arithmetic": {"cpu": f"weights rounded to {card.scheme}, computes in fp32"}}}
+    return {}
 
 
 def widened(model, card):

@@ -1,4 +1,4 @@
-"""Writes a network in each exported format."""
+"""Writes a network in each exported format; utils.inference.formats names these classes."""
 
 import io
 import logging
@@ -8,9 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from utils.core.card import CARD_KEY
-from utils.core.registry import Registry
 
-EXPORTERS = Registry("engine")
 OPSET = 18  # the first with antialiased Resize, and the one that torch's exporter writes by itself
 
 
@@ -43,9 +41,26 @@ def embed_card(onnx_model, card):
     onnx.helper.set_model_props(onnx_model, known | {CARD_KEY: card.to_json()})
 
 
-@EXPORTERS.register("onnx")
-class Onnx:
+class Writer:
+    """What a writer gives: `convert(model, card, fp16)` -> a program, and `save(program, card, path)`."""
+
+    about = None  # what to say of the file beside its engine
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        """The network in eval mode as what `save` writes; `card` and `fp16` say with which of the format's options."""
+        raise NotImplementedError
+
+    @staticmethod
+    def save(program, card, path):
+        """Write `program` to `path`, with `card` in it."""
+        raise NotImplementedError
+
+
+class Onnx(Writer):
     """`torch.onnx.export`: one file, dynamic batch, opset 18, inputs `input`, outputs `logits`."""
+
+    about = f"ONNX opset {OPSET}"
 
     @staticmethod
     def convert(model, card, fp16=False):
@@ -92,8 +107,7 @@ def _half(graph):
     return half.model
 
 
-@EXPORTERS.register("torchscript")
-class TorchScript:
+class TorchScript(Writer):
     """`torch.jit.trace`, so that the file holds the operations only; the card is in its extra files."""
 
     @staticmethod
@@ -105,8 +119,7 @@ class TorchScript:
         torch.jit.save(script, str(path), _extra_files={CARD_KEY: card.to_json()})
 
 
-@EXPORTERS.register("pt2")
-class Pt2:
+class Pt2(Writer):
     """`torch.export` with a dynamic batch; the card is in its extra files."""
 
     @staticmethod

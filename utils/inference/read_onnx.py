@@ -1,0 +1,98 @@
+"""ONNX files, run by ONNX Runtime."""
+
+import os
+import re
+
+import numpy as np
+
+from utils.core.card import CARD_KEY, ModelCard
+from utils.core.errors import UserError
+from utils.core.machine import cores
+from utils.inference.predictors import Predictor, wants_cuda
+
+# On x86 without VNNI, ONNX Runtime then multiplies int8 weights beyond ±64 with kernels that are slower but do not saturate.
+EXACT_INTEGERS = ("session.x64quantprecision", "1")
+
+
+class OnnxPredictor(Predictor):
+    """ONNX Runtime: fp32, fp16 and int8 (QDQ) files, on CUDA where there is a driver and the provider loads.
+
+    Files that are made for the CPU, as the integer ones are, take it unless CUDA is asked for.
+    """
+
+    def __init__(self, path, device="auto", threads=None):
+        super().__init__(path)
+        cuda = wants_cuda(device)
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)  # a provider that does not load is our sentence, not its page of text
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.add_session_config_entry(*EXACT_INTEGERS)
+        options.intra_op_num_threads = threads or cores()
+
+        def open_session(providers):
+            try:
+                return onnxruntime.InferenceSession(str(path), options, providers=providers)
+            except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all for a file that it cannot use
+                raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({_reason(error)})") from None
+
+        self.session = open_session(["CPUExecutionProvider"])
+        self.card_text = self.session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        if cuda and (device == "cuda" or self._is_for_cuda()):
+            self.session = open_session(_cuda_first(onnxruntime))
+        self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
+        if device == "cuda" and self.device == "cpu":
+            hint = "install onnxruntime-gpu[cuda,cudnn]"
+            raise UserError(f"cuda: ONNX Runtime could not load its CUDA provider; {hint}", option="device")
+        self._read_shapes()
+
+    def _is_for_cuda(self):
+        return not self.card_text or "cuda" in ModelCard.from_json(self.card_text, self.path).devices
+
+    def _read_shapes(self):
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
+        self.input, self.output = inputs[0].name, outputs[0].name
+        self.dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}.get(inputs[0].type)
+        if len(inputs) != 1 or len(shape) != 4 or self.dtype is None:
+            raise UserError(f"{self.path} takes {_spelled(inputs)}; an image classifier takes one batch of images (N, 3, H, W)")
+        self.fixed_batch = shape[0]
+        if self.dtype != np.uint8:
+            if shape[1] not in (3, None) or shape[2] != shape[3]:
+                raise UserError(f"{self.path} takes {_spelled(inputs)}; only square RGB images (N, 3, S, S) can be prepared")
+            self.fixed_size = shape[2]
+        elif not self.card_text:
+            raise UserError(f"{self.path} takes uint8 images but has no model card that says how it prepares them")
+        last = outputs[0].shape[-1] if len(outputs[0].shape) == 2 else None
+        self.num_outputs = last if isinstance(last, int) else None
+
+    def _run(self, batch):
+        batch = batch.astype(self.dtype, copy=False)
+        try:
+            return self.session.run([self.output], {self.input: batch})[0]
+        except Exception as error:  # as above: its own classes, for a shape that does not fit
+            raise RuntimeError(_reason(error)) from None
+
+
+def _cuda_first(onnxruntime):
+    """Providers with CUDA before the CPU, where this ONNX Runtime has it."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return ["CPUExecutionProvider"]
+    if hasattr(onnxruntime, "preload_dlls"):  # finds the CUDA libraries that were installed as packages
+        from contextlib import redirect_stderr, redirect_stdout
+
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            onnxruntime.preload_dlls()
+    # TF32 would move the answers away from those of the certificate; the exhaustive search costs seconds at start
+    return [("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
+
+
+def _spelled(inputs):
+    return ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+
+
+def _reason(error):
+    """The last telling part of an ONNX Runtime message, without its error class and source line."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)

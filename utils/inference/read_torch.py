@@ -1,0 +1,60 @@
+"""TorchScript and torch.export files, run by torch."""
+
+import warnings
+
+import numpy as np
+
+from utils.core.card import CARD_KEY
+from utils.core.errors import UserError
+from utils.inference.predictors import Predictor, wants_cuda
+
+
+class TorchPredictor(Predictor):
+    """What TorchScript and `.pt2` share: the device, and tensors in and out."""
+
+    def __init__(self, path, device="auto", threads=None):
+        super().__init__(path)
+        cuda = wants_cuda(device)
+        import torch
+
+        self.torch = torch
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = "cuda" if cuda and torch.cuda.is_available() else "cpu"
+        if device == "cuda" and self.device == "cpu":
+            raise UserError("cuda: this torch cannot use the CUDA device; install a build for its driver", option="device")
+        extra = {CARD_KEY: ""}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.network = self._load(path, extra)
+        except Exception as error:  # both loaders raise whatever their parser meets
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path} is no file that this torch {torch.__version__} can load ({reason})") from None
+        text = extra[CARD_KEY]
+        self.card_text = text.decode() if isinstance(text, bytes) else text
+
+    def _run(self, batch):
+        with self.torch.inference_mode():
+            outputs = self.network(self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        outputs = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        return outputs.float().cpu().numpy()
+
+
+class TorchScriptPredictor(TorchPredictor):
+    """`torch.jit.load`."""
+
+    def _load(self, path, extra):
+        return self.torch.jit.load(str(path), map_location=self.device, _extra_files=extra).eval()
+
+
+class Pt2Predictor(TorchPredictor):
+    """`torch.export.load`."""
+
+    def _load(self, path, extra):
+        program = self.torch.export.load(str(path), extra_files=extra)
+        if self.device == "cuda":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, "cuda")
+        return program.module()
