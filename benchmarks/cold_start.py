@@ -2,7 +2,7 @@
 
     python benchmarks/cold_start.py -m weights/FashionMNIST/custom/converted_models/custom_onnx.onnx -i boot.png
 
-Both processes read the same picture, prepare it, ask the same ONNX file on the CPU and print the class. They run in pairs,
+Both processes read the same image, prepare it, ask the same ONNX file on the CPU and print the class. They run in pairs,
 one after the other, each first in turn, after one pair that is not counted and warms the file cache. What counts is the
 ratio within a pair: its median is to be at most 0.15. Writes results/benchmarks/cold_start.json.
 """
@@ -44,7 +44,7 @@ print(f"Predicted class: {classes[int(best)]} ({float(probability):.2f})")
 def parser():
     parser = Parser(__doc__)
     parser.add_argument("-m", "--model", required=True, metavar="FILE", help="an ONNX file with a model card")
-    parser.add_argument("-i", "--image", required=True, metavar="FILE", help="a picture")
+    parser.add_argument("-i", "--image", required=True, metavar="FILE", help="an image")
     parser.add_argument("--pairs", type=int, default=15, check=at_least(3), help="how many pairs are counted")
     return parser
 

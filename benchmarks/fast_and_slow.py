@@ -3,7 +3,7 @@
   python benchmarks/fast_and_slow.py --data_dir ../shared/data
 
 FashionCNN on all of Fashion-MNIST's `train`, augmented in every epoch, the test split looked at once, at the end. Fast is
-what train.py does with --compile: batched augmentation, bf16 where it pays. Slow is torchvision's transforms on one picture
+what train.py does with --compile: batched augmentation, bf16 where it pays. Slow is torchvision's transforms on one image
 at a time in a loader worker, and fp32. One run after the other; all of it takes most of an hour on two cores. Writes
 results/benchmarks/fast_and_slow.json.
 """

@@ -3,37 +3,34 @@
   python benchmarks/scaling.py
   python benchmarks/scaling.py -m resnet18 --sizes 32 64 128 --batches 16 64
 
-Images a second of whole training steps on pictures in memory, augmentation included, and the time per picture and pixel. The
-grid is gone through several times, as a busy machine would pass for a slow size; growth compares neighbours of the grid, the
-next larger size or batch, within a round. Writes results/benchmarks/scaling_<model>.json and .png.
+Images a second of the steps of train.py's own Trainer on the digits, augmentation included, and the time per image and pixel.
+The whole grid is measured several times, as a slow size could be one at which the machine was busy; growth compares each cell
+with the next larger size or batch within a round. Writes results/benchmarks/scaling_<model>.json and .png.
 """
 
+import contextlib
+import io
 import itertools
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-import numpy as np
 import torch
 
 from benchmarks.pairs import ratios, save, spread
-from models.build import build_model
+from benchmarks.train_throughput import full_steps
 from models.registry import list_models
 from utils.core import cli
-from utils.core.card import IMAGENET_MEAN, IMAGENET_STD
 from utils.core.errors import run
 from utils.core.files import RESULTS
-from utils.core.machine import keep_memory
-from utils.core.text import table
-from utils.data.augment import AUGMENTATIONS
-from utils.data.stores import Pixels
+from utils.core.text import plural, table
 from utils.evaluation import plots
-from utils.kernels.convert import use_training_kernels
-from utils.runtime.precision import Runtime
-from utils.training.optim import build_optimizer
+from utils.training.build import build_trainer
+from utils.training.options import TrainOptions
 
 
 def parser():
@@ -49,31 +46,25 @@ def parser():
 
 def images_per_second(name, size, batch, threads, precision, least=1.0):
     """Median over three steps or more of at least `least` seconds, after two for warm-up, in which the heap grows."""
-    torch.set_num_threads(threads)
-    setup = Runtime(torch.device("cpu"), precision)
-    model = build_model(name, 10, size).to(memory_format=torch.channels_last).train()
-    network = use_training_kernels(model)
-    optimizer = build_optimizer("adamw", model, 1e-3, 0.05)
-    augment = AUGMENTATIONS["default"](size, IMAGENET_MEAN, IMAGENET_STD)
-    random = np.random.default_rng(0)
-    pixels = Pixels(torch.from_numpy(random.integers(0, 256, (batch, 1, 28, 28), dtype=np.uint8)))
-    labels = torch.from_numpy(random.integers(0, 10, batch))
-    times = []
-    while len(times) < 5 or sum(times) < least:
-        start = time.perf_counter()
-        with setup.autocast():
-            logits = network(augment(pixels, random))
-        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        options = TrainOptions(
+            dataset="digits", val_fraction=0, model=name, image_size=size, batch_size=batch, precision=precision, wp_epoch=0,
+            plain_epochs=0, path_to_save=folder,
+        )  # fmt: skip
+        trainer = build_trainer(options, torch.device("cpu"))
+        torch.set_num_threads(threads)
+        steps, times = full_steps(trainer), []
+        while len(times) < 5 or sum(times) < least:
+            start = time.perf_counter()
+            next(steps)
+            times.append(time.perf_counter() - start)
     return batch / statistics.median(times[2:])
 
 
 def growths(times):
     """From each cell to its neighbour with the next larger batch, or size: how many times the time that is, round by round.
 
-    `times` maps (threads, batch, size) to a time per picture and pixel for each round.
+    `times` maps (threads, batch, size) to a time per image and pixel for each round.
     """
     found = []
     for axis in (1, 2):
@@ -86,7 +77,7 @@ def growths(times):
 
 
 def measure(args):
-    """Of every cell of the grid, images a second and nanoseconds per picture and pixel; and where the latter grow most."""
+    """Of every cell of the grid, images a second and nanoseconds per image and pixel; and where the latter grow most."""
     grid = list(itertools.product(*(sorted(set(values)) for values in (args.threads, args.batches, args.sizes))))
     rates = {cell: [] for cell in grid}
     for _ in range(args.rounds):
@@ -113,14 +104,13 @@ def show(rows, steepest):
         growth = steepest["growth"]
         text += (
             f"\nns per pixel grow most from batch {batch} at {size} px to batch {larger_batch} at {larger_size} px with "
-            f"{threads} thread{'s' * (threads != 1)}: {growth['median']:.2f} times ({growth['min']:.2f}–{growth['max']:.2f})"
+            f"{plural(threads, 'thread')}: {growth['median']:.2f} times ({growth['min']:.2f}–{growth['max']:.2f})"
         )
     return text
 
 
 def main():
     args = parser().parse()
-    keep_memory()
     rows, steepest = measure(args)
     print(show(rows, steepest))
     plots.scaling(rows, RESULTS / "benchmarks" / f"scaling_{args.model}.png", f"{args.model}, {args.precision}")

@@ -8,7 +8,7 @@ Every run trains on all of `train` for the fixed epochs of its recipe and looks 
 time is that of all but importing and that one look: reading the data, the steps, writing checkpoints. Compiled loops are
 kept from run to run, as train.py keeps them: the first run on a machine takes longer, which XDG_CACHE_HOME=$(mktemp -d) shows.
 
-The reference trains the same network by the same recipe as torchvision's own reference script does: one picture at a time
+The reference trains the same network by the same recipe as torchvision's own reference script does: one image at a time
 through torchvision's transforms in loader workers, fp32, NCHW, the default allocator. The two sides take turns, a pair for
 each seed, and the ratio of their times counts pair by pair. The share of the processors that the host of a virtual machine
 took away meanwhile stands beside each run; with --tries a run that lost more than a twentieth to it is made again, and the
@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
     """What the goals differ in."""
 
     epochs: int
-    moved: int  # the first epochs, whose pictures are mirrored and shifted by up to a pixel
+    moved: int  # the first epochs, whose images are mirrored and shifted by up to a pixel
     limit_s: int  # that training may take on two cores
 
     @property
@@ -98,7 +98,7 @@ def reference(recipe, data_dir, seed):
     from models.build import build_model
     from utils.core.card import IMAGENET_MEAN, IMAGENET_STD
     from utils.core.machine import cores
-    from utils.training.schedule import learning_rate
+    from utils.training.schedule import Schedule
 
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -118,9 +118,8 @@ def reference(recipe, data_dir, seed):
     groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer, criterion = torch.optim.AdamW(groups, lr=RATE), nn.CrossEntropyLoss()
     steps = len(loaders[plain])
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(step, recipe.epochs * steps, WARM_UP * steps, RATE, 1e-6) / RATE
-    )
+    rate = Schedule(recipe.epochs * steps, WARM_UP * steps, RATE, 1e-6)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step) / RATE)
     for epoch in range(recipe.epochs):
         for images, labels in loaders[moved if epoch < recipe.moved else plain]:
             images, labels = images.to(device), labels.to(device)

@@ -4,7 +4,7 @@
   python benchmarks/train_throughput.py --data_dir ../shared/data --cases custom resnet18 --pairs 5
   python benchmarks/train_throughput.py --data_dir data --batch_size 512                       on a GPU
 
-The reference trains as torchvision's own reference script does: one picture at a time through torchvision's transforms in
+The reference trains as torchvision's own reference script does: one image at a time through torchvision's transforms in
 loader workers, fp32, NCHW, the default allocator. Ours is what train.py does by itself. The two sides take turns in
 processes of their own, with the same model, data, batch and optimizer; of each pair the ratio counts. Image folders are
 timed from the second epoch on, when the cache is there; what its first build costs beside one plain pass over the files is
@@ -12,9 +12,9 @@ timed apart. Beside the rate stands its share of what the device's own peaks, me
 Writes results/benchmarks/train_throughput.json.
 """
 
+import dataclasses
 import json
 import pathlib
-import resource
 import sys
 import tempfile
 import time
@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from benchmarks.pairs import alternate, child, ratios, save, share_of_host, spread
 from utils.core import cli
-from utils.core.errors import run
+from utils.core.errors import UserError, run
 from utils.core.text import table
 
 # name: model, data set ("jpegs" are generated), image size in px, least ratio that is expected
@@ -45,96 +45,58 @@ def parser():
     p.add_argument("--pairs", type=int, default=3, check=cli.at_least(1), help="pairs of each case")
     p.add_argument("--seconds", type=float, default=15, check=cli.above(0), help="least time of one measurement")
     p.add_argument("--batch_size", type=int, default=64, check=cli.at_least(2), help="images a batch")
-    p.add_argument("--folder", default=tempfile.gettempdir(), help="where generated pictures and the image cache go")
+    p.add_argument("--folder", default=tempfile.gettempdir(), help="where generated images and the image cache go")
     p.add_argument("--image_size", type=int, check=cli.at_least(8), help="instead of that of the case, px")
     p.add_argument("--side", choices=("ours", "reference", "build", "pass"), help="one measurement, as JSON (used by the rest)")
     return p
 
 
 def ours(model_name, dataset, args, image_size):
-    """Images a second of the training step of train.py, data included; the share of time that it waited for data."""
-    import numpy as np
-    import torch
+    """Images a second of the steps of train.py's own Trainer, data included; the share of time that it waited for data."""
+    from utils.runtime.device import choose_device, kind_of
+    from utils.training.build import build_trainer
+    from utils.training.options import TrainOptions
 
-    from models.build import build_model
-    from utils.core.card import ModelCard
-    from utils.core.machine import keep_memory
-    from utils.data.augment import AUGMENTATIONS
-    from utils.data.cache import open_store
-    from utils.data.datasets import open_dataset
-    from utils.data.loader import needs_workers, train_batches
-    from utils.data.sampling import epoch_order, plan_epoch
-    from utils.data.stores import resident
-    from utils.kernels.convert import is_compiled, use_training_kernels
-    from utils.runtime.compile import step_model as compiled_step
-    from utils.runtime.device import choose_device, prefer_fast_matmul, share_cores
-    from utils.runtime.precision import Runtime, choose_precision, precision_probe
-    from utils.training.loop import Clock, train_one_epoch
-    from utils.training.optim import build_optimizer
-    from utils.training.state import TrainState
-
-    keeps = keep_memory()
-    prefer_fast_matmul()
     device = choose_device()
-    data = open_dataset(dataset, args.data_dir)
-    card = ModelCard(model_name, data.classes, image_size)
-    store = open_store(data.train, card.resize_size, "auto", pathlib.Path(args.folder, "cache"), show=False)
-    store = resident({"train": store}, device)["train"]
-    threads, workers = share_cores(8 if needs_workers(store, device) else 0, device)
-    model = build_model(model_name, card.num_classes, image_size).to(device, memory_format=torch.channels_last).train()
-    probe = precision_probe(f"{model_name} BN", use_training_kernels(model), args.batch_size, image_size)
-    precision, _ = choose_precision("auto", device, *probe)
-    setup = Runtime(device, precision, threads, workers, keeps)
     compiled = model_name in COMPILED or device.type == "cuda"
-    batch_shape = (args.batch_size, 3, image_size, image_size)
-    with setup.autocast():
-        network = use_training_kernels(model, batch_shape, compiled)
-    setup.compiled = is_compiled(network)
-    step_model = compiled_step(network, setup, batch_shape, compiled)
-    augment = AUGMENTATIONS["default"](image_size, card.mean, card.std)
-    state = TrainState(model, build_optimizer("adamw", model, 1e-3, 0.05), setup.scaler())
-    labels, epoch, clock, done, started = torch.from_numpy(data.train.labels), 0, Clock(), 0, None
-
-    class Enough(Exception):
-        pass
-
-    def on_step(state, rate):
-        nonlocal clock, done, started
-        if started is None:
-            if state.step == WARM_UP:
-                _wait_for(device)
-                started = time.perf_counter()
-                vars(clock).update(waiting=0.0, augmenting=0.0, computing=0.0)
-        else:
-            done += args.batch_size
-            if time.perf_counter() - started > args.seconds and done >= LEAST * args.batch_size:
-                raise Enough
-
-    try:
-        while True:
-            groups = plan_epoch(epoch_order(len(labels), 0, epoch), args.batch_size)
-            groups = [group for group in groups if group.count == args.batch_size]
-            batches = train_batches(store, labels, [b for group in groups for b in group.batches], device, workers)
-            train_one_epoch(
-                state, step_model, groups, batches, lambda pixels, y, n: (augment(pixels, np.random.default_rng(n)), y), setup,
-                learning_rate=lambda step: 1e-3, loss_options={}, clock=clock, on_step=on_step,
-            )  # fmt: skip
-            epoch += 1
-    except Enough:
-        _wait_for(device)
+    data_dir = args.data_dir if dataset == "FashionMNIST" else args.folder  # that of an image folder holds its cache alone
+    with tempfile.TemporaryDirectory() as folder:
+        options = TrainOptions(
+            dataset=dataset, data_dir=data_dir, model=model_name, image_size=image_size, batch_size=args.batch_size,
+            base_lr=1e-3, min_lr=1e-3, wp_epoch=0, plain_epochs=0, compile=compiled, path_to_save=folder,
+        )  # fmt: skip
+        trainer = build_trainer(options, device)
+        steps, done = full_steps(trainer), 0
+        for _ in range(WARM_UP):
+            next(steps)
+        kind_of(device).synchronise(device)
+        started, before = time.perf_counter(), dataclasses.replace(trainer.clock)
+        while time.perf_counter() - started <= args.seconds or done < LEAST * args.batch_size:
+            done += next(steps)
+        kind_of(device).synchronise(device)
         elapsed = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    facts = report(done, elapsed, clock.waiting, setup.describe(), peak) | {"augmenting": clock.augmenting / elapsed}
-    return facts | {"ceiling images/s": ceiling(model, image_size, setup)}
+    config, clock = trainer.step.config, trainer.clock
+    facts = report(done, elapsed, clock.waiting - before.waiting, config.describe(), kind_of(device).peak_memory(device))
+    facts["augmenting"] = (clock.augmenting - before.augmenting) / elapsed
+    return facts | {"ceiling images/s": ceiling(trainer.state.model, image_size, config)}
 
 
-def ceiling(model, image_size, setup):
+def full_steps(trainer):
+    """Train without an end, an evaluation or a file, and yield after each step; the smaller last batch is left out."""
+    while True:
+        groups = [group for group in trainer.groups() if group.count == trainer.plan.images_per_step]
+        if not groups:
+            raise UserError("there are fewer training images than a batch holds; give a smaller batch", "batch_size")
+        yield from trainer.steps(groups)
+
+
+def ceiling(model, image_size, config):
     """Images a second that the peaks of the device would allow, whichever of arithmetic and memory allows less."""
     import torch
 
     from utils.runtime.precision import AUTOCAST
 
-    dtype, device = AUTOCAST[setup.precision] or torch.float32, setup.device
+    dtype, device = AUTOCAST[config.precision] or torch.float32, config.device
     side, count = (8192, 1 << 29) if device.type == "cuda" else (2048, 1 << 28)
     one, two = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     source, target = (torch.ones(count, dtype=dtype, device=device) for _ in range(2))
@@ -172,11 +134,13 @@ def work(model, image_size):
 
 def shortest(function, device, least=0.5):
     """Seconds of the shortest of at least five calls, for at least `least` seconds."""
+    from utils.runtime.device import kind_of
+
     times = []
     while len(times) < 5 or sum(times) < least:
         start = time.perf_counter()
         function()
-        _wait_for(device)
+        kind_of(device).synchronise(device)
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -185,37 +149,14 @@ def reference(model_name, dataset, args, image_size):
     """The same with torchvision's transforms in loader workers, fp32, NCHW and the default allocator."""
     import torch
     from torch import nn
-    from torchvision import datasets, transforms
 
     from models.build import build_model
     from utils.core.machine import cores
+    from utils.runtime.device import choose_device, kind_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    transform = transforms.Compose(
-        [
-            transforms.Lambda(_to_rgb),
-            transforms.RandomResizedCrop(round(image_size * 256 / 224), scale=(0.8, 1.0)),
-            transforms.RandomRotation(15),
-            transforms.RandomHorizontalFlip(),
-            transforms.CenterCrop(image_size),
-            transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    if dataset == "FashionMNIST":
-        data = datasets.FashionMNIST(args.data_dir, train=True, transform=transform)
-    else:
-        data = datasets.ImageFolder(str(pathlib.Path(dataset, "train")), transform)
-    loader = torch.utils.data.DataLoader(
-        data,
-        args.batch_size,
-        shuffle=True,
-        num_workers=cores(),
-        pin_memory=device.type == "cuda",
-        drop_last=True,
-        persistent_workers=True,
-    )
-    model = build_model(model_name, len(data.classes), image_size).to(device).train()
+    device = choose_device()
+    loader = reference_loader(dataset, args, image_size, pin_memory=device.type == "cuda")
+    model = build_model(model_name, len(loader.dataset.classes), image_size).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     criterion, done, waiting, steps, started = nn.CrossEntropyLoss(), 0, 0.0, 0, None
     while True:
@@ -237,26 +178,44 @@ def reference(model_name, dataset, args, image_size):
             else:
                 done += args.batch_size
                 if time.perf_counter() - started > args.seconds and done >= LEAST * args.batch_size:
-                    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-                    elapsed = time.perf_counter() - started
+                    peak, elapsed = kind_of(device).peak_memory(device), time.perf_counter() - started
                     return report(done, elapsed, waiting, f"fp32, NCHW, {cores()} loader workers", peak)
             mark = time.perf_counter()
+
+
+def reference_loader(dataset, args, image_size, pin_memory):
+    """Batches of training images through torchvision's transforms, one image at a time, in as many workers as cores."""
+    import torch
+    from torchvision import datasets, transforms
+
+    from utils.core.card import IMAGENET_MEAN, IMAGENET_STD, resize_size
+    from utils.core.machine import cores
+
+    steps = [
+        transforms.Lambda(_to_rgb),
+        transforms.RandomResizedCrop(resize_size(image_size), scale=(0.8, 1.0)),
+        transforms.RandomRotation(15),
+        transforms.RandomHorizontalFlip(),
+        transforms.CenterCrop(image_size),
+        transforms.ToTensor(),
+        transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
+    transform = transforms.Compose(steps)
+    if dataset == "FashionMNIST":
+        data = datasets.FashionMNIST(args.data_dir, train=True, transform=transform)
+    else:
+        data = datasets.ImageFolder(str(pathlib.Path(dataset, "train")), transform)
+    return torch.utils.data.DataLoader(
+        data, args.batch_size, shuffle=True, num_workers=cores(), pin_memory=pin_memory, drop_last=True, persistent_workers=True
+    )
 
 
 def _to_rgb(image):
     return image.convert("RGB")
 
 
-def _wait_for(device):
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def report(images, elapsed, waiting, how, cuda_bytes):
-    peak = cuda_bytes or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"images/s": images / elapsed, "images": images, "waiting": waiting / elapsed, "peak_bytes": peak, "how": how}
+def report(images, elapsed, waiting, how, peak_bytes):
+    return {"images/s": images / elapsed, "images": images, "waiting": waiting / elapsed, "peak_bytes": peak_bytes, "how": how}
 
 
 def build(model_name, dataset, args, image_size):
@@ -295,7 +254,7 @@ SIDES = {"ours": ours, "reference": reference, "build": build, "pass": plain_pas
 
 
 def make_jpegs(folder, count=2000, size=(500, 375)):
-    """`count` pictures with the detail of photographs, as JPEG in ten class folders under folder/train."""
+    """`count` images with the detail of photographs, as JPEG in ten class folders under folder/train."""
     import numpy as np
     from PIL import Image
 

@@ -29,14 +29,10 @@ def build_model(name, num_classes, image_size=224, norm_type="BN", pretrained=Fa
     Takes float32 (B, 3, H, W) and gives logits (B, num_classes). Raises UserError for an unknown name, an image size
     that is too small, and pretrained weights that do not exist, do not fit `norm_type` or cannot be had.
     """
-    build = MODELS[name]
-    if image_size < MIN_IMAGE_SIZE:
-        raise UserError(f"--image_size {image_size} is too small for {name}; give {MIN_IMAGE_SIZE} or more")
-    if pretrained and NORMS[norm_type] is not None:
-        raise UserError(f"--pretrained weights come with BatchNorm; --norm_type {norm_type} cannot use them: give BN or SyncBN")
+    check_model(name, image_size, norm_type, pretrained)
     weights = _imagenet_weights(name) if pretrained else None
     try:
-        model = build(num_classes, image_size, weights=weights)
+        model = MODELS[name](num_classes, image_size, weights=weights)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         if weights is None:
             raise
@@ -44,6 +40,17 @@ def build_model(name, num_classes, image_size=224, norm_type="BN", pretrained=Fa
     if NORMS[norm_type]:
         replace_norms(model, NORMS[norm_type])
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if norm_type == "SyncBN" else model
+
+
+def check_model(name, image_size=224, norm_type="BN", pretrained=False):
+    """Raise the UserErrors of `build_model` that can be known without building it."""
+    MODELS[name]
+    if image_size < MIN_IMAGE_SIZE:
+        raise UserError(f"--image_size {image_size} is too small for {name}; give {MIN_IMAGE_SIZE} or more")
+    if pretrained and NORMS[norm_type] is not None:
+        raise UserError(f"--pretrained weights come with BatchNorm; --norm_type {norm_type} cannot use them: give BN or SyncBN")
+    if pretrained:
+        _imagenet_weights(name)
 
 
 def head_of(model):

@@ -74,33 +74,6 @@ def load_model(path, model=None, classes=None, image_size=None):
     return network.eval(), card
 
 
-def read_training_state(path, card, choices):
-    """The dict in a `last.pth`, which must be of the same model and data as `card` and made with the same `choices`.
-
-    `choices`: flags and their values now, for example `{"--ema": True}`; the state holds those of its run under "choices".
-    Raises UserError that names what differs.
-    """
-    saved = read_checkpoint(path)
-    if "optimizer" not in saved or "choices" not in saved:
-        raise UserError(f"--resume {path} holds weights but no training state; give the last.pth of the run")
-    other = ModelCard.from_dict(saved["card"], path)
-    mine, theirs = _what_a_run_keeps(card) | choices, _what_a_run_keeps(other) | saved["choices"]
-    for name, value in mine.items():
-        if value != theirs.get(name):
-            raise UserError(f"--resume {path}: {name} was {theirs.get(name)} in that run and is {value} now; give what it had")
-    return saved
-
-
-def _what_a_run_keeps(card):
-    return {
-        "--model": card.architecture,
-        "--image_size": card.image_size,
-        "--resize_size": card.resize_size,
-        "--norm_type": card.norm_type,
-        "the classes": card.classes,
-    }
-
-
 def load_strictly(network, state, path, name):
     """Load a state_dict into `network`; a mismatch raises UserError that lists the keys and shapes that differ."""
     own = network.state_dict()

@@ -52,6 +52,15 @@ def test_two_processes_build_one_cache_and_read_what_the_first_has_built(photos,
     assert answers[0] == answers[1] and len(answers[0]) == 24
 
 
+def test_processes_share_weights_and_divide_images_and_have_random_numbers_of_their_own(tmp_path):
+    worker = ROOT / "tests" / "runtime" / "distributed_ranks.py"
+    result = launch((*TORCHRUN, "--nproc_per_node", 2, worker, tmp_path), tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one["weights"] == two["weights"] and one["plan"] == two["plan"] == [128, 1, 2]
+    assert one["random"] != two["random"] and len({*one["batch"], *two["batch"]}) == 256
+
+
 @pytest.mark.slow
 def test_train_in_two_processes_writes_once_and_says_what_a_step_is(tmp_path):
     result = launch((*TORCHRUN, "--nproc_per_node", 2, ROOT / "train.py", *TINY, "--max_epoch", 2, "--ema"), tmp_path)
@@ -76,7 +85,7 @@ def test_a_lost_process_ends_in_a_sentence_and_the_restart_goes_on(tmp_path):
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     _status, text = signal_one(tmp_path, signal.SIGTERM, "epoch   2/400", "--max_epoch", 400, within=100)
-    assert text.count("last.pth is saved, --resume auto goes on") == 1 and "was lost" not in text, text[-3000:]
+    assert text.count("last.pth is saved\n--resume auto goes on") == 1 and "was lost" not in text, text[-3000:]
     state = read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
     assert state["step"] == state["epoch"] * 6 + state["group"]  # 1,295 pictures in steps of 256
 

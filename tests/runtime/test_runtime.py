@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from conftest import ROOT
 from models.build import build_model
 from utils.core.errors import UserError
 from utils.runtime import device as device_module
-from utils.runtime import precision as precision_module
-from utils.runtime.device import choose_device, share_cores
-from utils.runtime.precision import Runtime, choose_precision, precision_probe
+from utils.runtime.compile import compile_whole, trial_step
+from utils.runtime.config import RunConfig
+from utils.runtime.device import DEVICES, choose_device, kind_of, share_cores
+from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
 from utils.runtime.timing import faster
 
 GIVES_BACK = """
@@ -34,41 +36,77 @@ def test_memory_of_a_large_batch_stays_with_the_process():
     assert int(result.stdout) >= 3 << 30
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "got"),
-    [("fp16", "cpu", "bf16"), ("fp16", "cuda", "fp16"), ("bf16", "cpu", "bf16"), ("fp32", "cuda", "fp32")],
-)
-def test_precision_is_what_was_asked_for_but_for_fp16_on_a_cpu(asked, device, got):
-    precision, notice = choose_precision(asked, torch.device(device))
-    assert precision == got and ("bf16 autocast" in (notice or "")) == (asked != got)
+CPU = torch.device("cpu")
 
 
-def test_auto_measures_once_and_remembers(tmp_path, monkeypatch):
+@pytest.fixture
+def can_train_in(monkeypatch):
+    """Make a kind of device one that trains in the precisions that are given, whatever this machine is."""
+
+    def make(name, *precisions):
+        monkeypatch.setitem(DEVICES, name, dataclasses.replace(DEVICES[name], precisions=lambda: precisions))
+        return torch.device(name)
+
+    return make
+
+
+PRECISIONS = [  # asked for, device, what it trains in, what is taken, a word of the notice
+    ("fp16", "cpu", ("fp32", "bf16"), "bf16", "trains in bf16 instead"),
+    ("fp16", "cpu", ("fp32",), "fp32", "trains in fp32 instead"),
+    ("fp16", "cuda", ("fp32", "bf16", "fp16"), "fp16", None),
+    ("bf16", "cpu", ("fp32", "bf16"), "bf16", None),
+    ("bf16", "cpu", ("fp32",), "bf16", "slower than fp32"),
+    ("fp32", "cuda", ("fp32", "bf16", "fp16"), "fp32", None),
+    ("auto", "cpu", ("fp32",), "auto", None),
+]
+
+
+@pytest.mark.parametrize(("asked", "name", "possible", "got", "word"), PRECISIONS)
+def test_precision_is_what_was_asked_for_but_for_fp16_where_the_device_has_none(asked, name, possible, got, word, can_train_in):
+    precision, notice = possible_precision(asked, can_train_in(name, *possible))
+    assert precision == got and (word in notice if word else notice is None)
+
+
+def test_the_faster_precision_is_measured_once_and_kept(tmp_path, monkeypatch, can_train_in):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(precision_module, "cpu_has_bf16", lambda: True)
-    calls = []
+    cpu, calls = can_train_in("cpu", "fp32", "bf16"), []
 
     def timer(fast):
         return lambda precision: calls.append(precision) or (1.0 if precision == fast else 2.0)
 
-    cpu = torch.device("cpu")
-    assert choose_precision("auto", cpu, timer("bf16"), "a")[0] == "bf16"
-    assert choose_precision("auto", cpu, timer("fp32"), "b")[0] == "fp32"
+    assert fastest_precision(cpu, timer("bf16"), "a")[0] == "bf16"
+    assert fastest_precision(cpu, timer("fp32"), "b")[0] == "fp32"
     count = len(calls)
-    assert choose_precision("auto", cpu, timer("fp32"), "a")[0] == "bf16" and len(calls) == count
+    assert fastest_precision(cpu, timer("fp32"), "a")[0] == "bf16" and len(calls) == count
     assert json.loads((tmp_path / "image-classification" / "precision-3.json").read_text()) == {"a": "bf16", "b": "fp32"}
 
 
-def test_a_machine_that_is_busy_now_and_then_does_not_change_the_choice(tmp_path, monkeypatch):
+def test_a_machine_that_is_busy_now_and_then_does_not_change_the_choice(tmp_path, monkeypatch, can_train_in):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(precision_module, "cpu_has_bf16", lambda: True)
+    cpu = can_train_in("cpu", "fp32", "bf16")
     disturbed = {"fp32": iter([9.0, 1.0, 1.0, 1.0]), "bf16": iter([9.0, 5.0, 0.5, 7.0])}  # the first of each does not count
-    assert choose_precision("auto", torch.device("cpu"), lambda p: next(disturbed[p]), "a")[0] == "bf16"
+    assert fastest_precision(cpu, lambda p: next(disturbed[p]), "a")[0] == "bf16"
 
 
-def test_a_cpu_without_bf16_is_not_probed(monkeypatch):
-    monkeypatch.setattr(precision_module, "cpu_has_bf16", lambda: False)
-    assert choose_precision("auto", torch.device("cpu"), lambda p: 1 / 0) == ("fp32", None)
+def test_what_is_known_is_not_measured(can_train_in):
+    assert fastest_precision(can_train_in("cpu", "fp32"), lambda p: 1 / 0, "") == ("fp32", None)
+    assert fastest_precision(can_train_in("cuda", "fp32", "bf16", "fp16"), lambda p: 1 / 0, "") == ("bf16", None)
+    assert fastest_precision(can_train_in("cuda", "fp32", "fp16"), lambda p: 1 / 0, "") == ("fp32", None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "has"),
+    [
+        ("AVX512", "avx512_bf16", True),
+        ("AVX512", "amx_bf16", True),
+        ("AVX512", "avx512_vnni", False),
+        ("AVX2", "avx512_bf16", False),
+    ],
+)
+def test_a_cpu_has_bf16_with_its_instructions_alone(capability, flags, has, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(device_module, "cpu_features", lambda: ["avx2", flags])
+    assert kind_of(CPU).precisions() == (("fp32", "bf16") if has else ("fp32",))
 
 
 def test_the_probe_spoils_neither_the_model_nor_the_random_numbers():
@@ -108,18 +146,32 @@ def test_devices(capsys):
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setitem(DEVICES, "cuda", dataclasses.replace(DEVICES["cuda"], count=lambda: 2))
     for number in (0, 1):
         monkeypatch.setenv("LOCAL_RANK", str(number))
         assert choose_device() == torch.device("cuda", number)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="2 GPUs; give torchrun no more of --nproc_per_node"):
+    with pytest.raises(UserError, match="2 GPUs; start no more than 2 processes"):
         choose_device()
 
 
+def test_a_new_kind_of_device_is_one_entry(monkeypatch):
+    entry = dataclasses.replace(DEVICES["cpu"], count=lambda: 1, name=lambda device: "Toy", precisions=lambda: ("fp32", "bf16"))
+    monkeypatch.setitem(DEVICES, "meta", entry)
+    assert choose_device("meta") == torch.device("meta", 0)
+    assert fastest_precision(torch.device("meta"), None, "")[0] == "bf16"
+    assert RunConfig(torch.device("meta")).describe().startswith("Toy, fp32")
+
+
+def test_the_peak_of_memory_grows_with_what_is_allocated():
+    kind = kind_of(CPU)
+    before = kind.peak_memory(CPU)
+    held = torch.ones(before // 4 + (64 << 20))  # four bytes each
+    assert kind.peak_memory(CPU) >= before + (64 << 20) and held.numel()
+
+
 def test_one_line_says_everything():
-    line = Runtime(torch.device("cpu"), "bf16", 2, 0, True).describe()
+    line = RunConfig(CPU, "bf16", 2, 0, True).describe()
     for word in ("CPU", "bf16", "channels_last", "2 threads", "0 loader workers", "allocator keeps memory", "eager"):
         assert word in line
     assert "\n" not in line
@@ -130,12 +182,12 @@ def test_one_line_says_everything():
 def test_loss_scaling_is_on_for_fp16_on_cuda_only(device, precision, monkeypatch):
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: (device, enabled))
     on = device == "cuda" and precision == "fp16"
-    assert Runtime(torch.device(device), precision).scaler() == (device, on)
+    assert RunConfig(torch.device(device), precision).scaler() == (device, on)
 
 
 def test_gradients_stay_for_cuda_graphs_only():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [Runtime(d, compiled=c).keeps_gradients for d in (cpu, gpu) for c in (False, True)] == [False] * 3 + [True]
+    kept = [RunConfig(device, compiled=c).keeps_gradients for device in (CPU, torch.device("cuda")) for c in (False, True)]
+    assert kept == [False, False, False, True]
 
 
 def test_the_faster_of_two_is_measured_once_and_kept(monkeypatch, tmp_path):
@@ -145,3 +197,38 @@ def test_the_faster_of_two_is_measured_once_and_kept(monkeypatch, tmp_path):
     assert [faster("this", ways), faster("this", ways)] == ["quick"] * 2
     assert calls == ["slow", "quick"] * (len(calls) // 2) and len(calls) > 2  # in turns, and only the first time
     assert faster("that", dict(reversed(ways.items()))) == "quick"
+
+
+def test_a_trial_leaves_buffers_random_numbers_and_gradients_as_they_were():
+    model = build_model("custom", 3, 16).train()
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    trial_step(model, (4, 3, 16, 16))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no Triton\nin any place"), NotImplementedError()])
+def test_where_the_compiler_fails_the_model_stays_eager_and_one_line_says_so(error, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise error
+
+    model = build_model("custom", 3, 16)
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: torch.nn.Sequential(model, Fails(fail)))
+    assert compile_whole(model, (4, 3, 16, 16)) == (model, False)
+    why = "no Triton" if str(error) else "NotImplementedError"
+    assert f"compiling is not possible here ({why}), so the model runs eager\n" in capsys.readouterr().out
+
+
+class Fails(torch.nn.Module):
+    def __init__(self, fail):
+        super().__init__()
+        self.forward = fail
+
+
+def test_gradients_of_a_network_that_is_compiled_as_a_whole_have_their_place(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, mode, dynamic: model)
+    model = build_model("custom", 3, 16)
+    model.layer1.requires_grad_(False)
+    assert compile_whole(model, (4, 3, 16, 16)) == (model, True)
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    assert all(not p.grad.any() for p in model.parameters() if p.requires_grad)

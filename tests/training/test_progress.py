@@ -55,47 +55,77 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_a_bar_goes_on_from_where_the_epoch_was_stopped(monkeypatch, capsys):
+def state(step, group, loss=None):
+    return SimpleNamespace(step=step, group=group, recent_loss=loss)
+
+
+def test_on_a_terminal_a_bar_goes_on_from_where_the_epoch_was_stopped(monkeypatch, capsys, hour):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress("epoch 3/9", 12, 5)
-    assert "epoch 3/9" in terminal.getvalue() and "5/12" in terminal.getvalue()
-    for group in (6, 7):
-        progress(SimpleNamespace(group=group, totals=None), 0.1)
-    progress.bar.refresh()
-    assert "7/12" in terminal.getvalue() and not capsys.readouterr().out
-    progress.close()
+    progress = Progress(epochs=9, total_steps=108, done_steps=29)
+    with progress.epoch(3, 12, done=5) as show:
+        assert "epoch 3/9" in terminal.getvalue() and "5/12" in terminal.getvalue()
+        hour.now += 30
+        show(state(30, 6))
+        assert "6/12" in terminal.getvalue() and "39:00 left in all" in terminal.getvalue()  # 78 steps of 30 s
+        hour.now += 60
+        show(state(31, 7, loss=0.25))
+        assert "7/12" in terminal.getvalue() and "loss 0.250, 57:45 left in all" in terminal.getvalue()  # 77 of 45 s
+    assert not capsys.readouterr().out
 
 
 @pytest.fixture
 def hour(monkeypatch):
     """A clock that is set: hour.now = seconds."""
-    state = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("time.perf_counter", lambda: state.now)
-    return state
+    clock = SimpleNamespace(now=1000.0)
+    for name in ("time.perf_counter", "tqdm.std.time"):
+        monkeypatch.setattr(name, lambda: clock.now)
+    return clock
 
 
 def test_elsewhere_a_plain_line_comes_every_half_minute(monkeypatch, capsys, hour):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    progress = Progress("epoch 3/9", 12, 0)
-    for group, seconds in ((1, 10), (2, 29), (3, 31), (4, 40), (5, 60), (6, 62)):
-        hour.now = 1000.0 + seconds
-        progress(SimpleNamespace(group=group, totals=None), 0.05)
-    progress.close()
+    progress = Progress(epochs=9, total_steps=12)
+    with progress.epoch(3, 12) as show:
+        for group, seconds in ((1, 10), (2, 29), (3, 31), (4, 40), (5, 60), (6, 62)):
+            hour.now = 1000.0 + seconds
+            show(state(group, group, loss=0.5))
+        hour.now += 31
+        show(state(12, 0, loss=0.5))  # after the last step
     lines = capsys.readouterr().out.splitlines()
-    assert [re.search(r"(\d+)/12", line)[1] for line in lines] == ["3", "6"]
-    assert all(line.startswith("epoch 3/9") and "5.00e-02" in line for line in lines) and not sys.stderr.getvalue()
+    assert lines == [
+        "epoch 3/9: step 3/12, loss 0.500, 01:33 left in all",
+        "epoch 3/9: step 6/12, loss 0.500, 01:02 left in all",
+        "epoch 3/9: step 12/12, loss 0.500, 00:00 left in all",
+    ]
+    assert not sys.stderr.getvalue()
 
 
 def test_only_the_first_process_says_anything(monkeypatch, capsys, hour):
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_rank", lambda *group: 1)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    progress = Progress("epoch 3/9", 12, 0)
-    hour.now += 100
-    progress(SimpleNamespace(group=1, totals=None), 0.05)
-    progress.close()
+    with Progress(epochs=9, total_steps=12).epoch(3, 12) as show:
+        hour.now += 100
+        show(state(1, 1))
     assert not capsys.readouterr().out and not sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize("width", [130, 110, 90, 70, 50, 47])
+def test_the_line_of_an_epoch_fits_the_terminal(width):
+    line = summary(RECORD, 300, better=True, width=width)
+    assert len(line) <= width and line.startswith("epoch   2/300") and line.endswith(" *")
+    assert "val loss 0.7500  Acc@1 0.6250" in line
+
+
+def test_what_is_least_needed_goes_first():
+    shown = [summary(RECORD, 300, better=False, width=width) for width in range(150, 30, -1)]
+    words = ("lr", "train loss", "images/s", " s", "train", "val loss")
+    narrowest = {word: min(len(line) for line in shown if word in line) for word in words}
+    assert narrowest["lr"] > narrowest["images/s"] > narrowest["train loss"] > narrowest["val loss"]
+    lost_first = next(line for line in shown if line != shown[0])
+    assert lost_first.count("Acc@5") == 1 and "0.9375" in lost_first  # of training
+    assert RECORD["train"]["Acc@5"] == 0.875  # the record itself stays whole
 
 
 def test_tensorboard_has_every_figure_at_its_epoch(tmp_path):

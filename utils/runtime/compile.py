@@ -4,16 +4,15 @@ import logging
 import os
 
 import torch
-from torch import nn
 
 from utils.core.machine import cache_folder
-from utils.runtime.distributed import say, world_size
+from utils.runtime.distributed import say
 
 
 def prepare_compiler():
-    """Keep compiled code in the cache folder, unless the environment names another, and silence what it warns of.
+    """Keep compiled code in the cache folder, unless TORCHINDUCTOR_CACHE_DIR names another, and silence what it warns of.
 
-    Once imported, torch itself puts its default into the environment, a folder that a restart of the machine empties.
+    On import torch itself sets that variable to a folder for temporary files, which a restart of the machine empties.
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
@@ -23,36 +22,25 @@ def prepare_compiler():
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of every CUDA that it does not find
 
 
-def step_model(model, setup, batch_shape, compile_it):
-    """The model as the training step calls it: compiled as a whole on CUDA, if wanted, and in step with other processes.
+def compile_whole(model, batch_shape):
+    """`(network, compiled)`: `model` replayed as CUDA graphs for batches of `batch_shape`, tried on one batch of zeros.
 
-    On a CPU, where a MobileNet compiled as a whole is slower than eager, `utils.kernels` compiles the parts that gain.
+    Call it under the autocast of training, in all processes together. Where it fails, a line says why and the network is
+    `model`. For CUDA: on a CPU, where a MobileNet compiled whole is slower than eager, `utils.kernels` compiles what gains.
     """
-    on_cuda = setup.device.type == "cuda"
-    called = _compiled(model, setup, batch_shape) if compile_it and on_cuda else model
-    if world_size() > 1:
-        ids = [setup.device.index] if on_cuda else None
-        called = nn.parallel.DistributedDataParallel(called, device_ids=ids, gradient_as_bucket_view=True)
-    return called
-
-
-def _compiled(model, setup, batch_shape):
-    """The model replayed as CUDA graphs, tried on one batch; where that fails, one line says so and the model runs eager."""
     prepare_compiler()
-    # Not dynamic: a smaller last batch would have all later ones taken for batches of any size.
-    candidate = torch.compile(model, mode="reduce-overhead", dynamic=False)
+    # Not dynamic: the smaller last batch would make torch compile for batches of any size from then on.
+    network = torch.compile(model, mode="reduce-overhead", dynamic=False)
     try:
-        with setup.autocast():
-            trial_step(candidate, batch_shape)  # in all processes together, as SyncBatchNorm has them meet
-        setup.compiled = True
+        trial_step(network, batch_shape)
     except Exception as error:  # the compiler raises anything: no Triton, an operator that it does not know
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         say(f"compiling is not possible here ({why}), so the model runs eager")
-        return model
+        return model, False
     for parameter in model.parameters():
-        if parameter.requires_grad:  # the next replay needs the memory of a graph's own gradients
+        if parameter.requires_grad:  # the next replay reuses the memory of a graph's own gradients
             parameter.grad = torch.zeros_like(parameter)
-    return candidate
+    return network, True
 
 
 def trial_step(model, batch_shape):

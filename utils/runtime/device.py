@@ -1,7 +1,10 @@
-"""The device that computes: chosen once, fed from pinned memory, exact where answers are compared."""
+"""Devices: what each kind can do, which one computes, and how the cores of the machine are shared."""
 
 import os
+import resource
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -10,18 +13,71 @@ from utils.core.machine import cores, cpu_features, cpu_name
 from utils.runtime.distributed import local_rank, processes_here
 
 
+@dataclass(frozen=True)
+class DeviceKind:
+    """What the rest of the code has to know about one kind of device."""
+
+    count: Callable  # () -> how many this machine has that torch can use
+    name: Callable  # (torch.device) -> its name, for people
+    precisions: Callable  # () -> those of "fp32", "bf16", "fp16" that it multiplies in hardware and can train in
+    synchronise: Callable  # (torch.device): wait until it has done what it was given
+    peak_memory: Callable  # (torch.device) -> most bytes that this process has held on it so far
+    pins_memory: bool  # whether only pinned memory is copied to it without waiting
+
+
+def _cuda_precisions():
+    return ("fp32", "bf16", "fp16") if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp32", "fp16")
+
+
+def _cpu_precisions():
+    """bf16 only with AVX512-BF16 or AMX: emulated, it is slower than fp32. fp16 would need loss scaling, which is CUDA's."""
+    multiplies = "AVX512" in torch.backends.cpu.get_cpu_capability() and {"avx512_bf16", "amx_bf16"} & set(cpu_features())
+    return ("fp32", "bf16") if multiplies else ("fp32",)
+
+
+DEVICES = {  # in the order in which `auto` prefers them
+    "cuda": DeviceKind(
+        count=lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        name=lambda device: torch.cuda.get_device_name(device),
+        precisions=_cuda_precisions,
+        synchronise=lambda device: torch.cuda.synchronize(device),
+        peak_memory=lambda device: torch.cuda.max_memory_allocated(device),
+        pins_memory=True,
+    ),
+    "cpu": DeviceKind(
+        count=lambda: 1,
+        name=lambda device: "CPU",
+        precisions=_cpu_precisions,
+        synchronise=lambda device: None,
+        peak_memory=lambda device: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        pins_memory=False,
+    ),
+}
+
+
+def kind_of(device):
+    """The entry of DEVICES for a torch.device."""
+    return DEVICES[device.type]
+
+
 def choose_device(device="auto", cuda=False):
-    """`auto` takes CUDA where there is one. Raises UserError for an explicit `cuda` without one; `--cuda` only says so."""
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UserError("--device cuda: no CUDA device is usable here; leave the flag out to use the CPU")
-    if cuda and not available:
-        print("--cuda: no CUDA device is usable here, so the CPU is used")
-    if device == "cpu" or not available:
+    """The torch.device of this process; `auto` is the first kind of DEVICES that this machine has.
+
+    `cuda=True` asks for CUDA where there is one, and prints a line where there is none. Raises UserError for an explicit
+    `device` that this machine does not have, and where more processes than GPUs were started.
+    """
+    available = [name for name, kind in DEVICES.items() if kind.count()]
+    if device != "auto" and device not in available:
+        raise UserError(f"no {device.upper()} device is usable here; leave it out to use the CPU", option="device")
+    if cuda and "cuda" not in available:
+        print("no CUDA device is usable here, so the CPU is used")
+    name = available[0] if device == "auto" else device
+    if name == "cpu":
         return torch.device("cpu")
-    if local_rank() >= torch.cuda.device_count():
-        raise UserError(f"this machine has {torch.cuda.device_count()} GPUs; give torchrun no more of --nproc_per_node")
-    return torch.device("cuda", local_rank())
+    count = DEVICES[name].count()
+    if local_rank() >= count:
+        raise UserError(f"this machine has {count} GPUs; start no more than {count} processes on it")
+    return torch.device(name, local_rank())
 
 
 def share_cores(workers, device):
@@ -31,7 +87,7 @@ def share_cores(workers, device):
     GPU all but one do. OMP_NUM_THREADS, where it is set, bounds the threads.
     """
     available = max(1, cores() // processes_here())
-    most = max(1, available - 1) if device.type == "cuda" else available // 2
+    most = available // 2 if device.type == "cpu" else max(1, available - 1)
     workers = min(workers, most)
     threads = max(1, min(available - workers, int(os.environ.get("OMP_NUM_THREADS", available))))
     torch.set_num_threads(threads)
@@ -39,13 +95,13 @@ def share_cores(workers, device):
 
 
 def send(values, device):
-    """A numpy array or a CPU tensor as a tensor on `device`: to a GPU from pinned memory, as a copy from other memory waits."""
+    """A numpy array or a CPU tensor as a tensor on `device`; through pinned memory where the copy would wait otherwise."""
     tensor = torch.as_tensor(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True) if kind_of(device).pins_memory else tensor.to(device)
 
 
 def prefer_fast_matmul():
-    """TF32 for the fp32 matrix products and convolutions of training on CUDA."""
+    """Allow TF32 in fp32 matrix products and convolutions on CUDA, and let cuDNN time its algorithms."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -53,7 +109,7 @@ def prefer_fast_matmul():
 
 @contextmanager
 def exact_matmul():
-    """No TF32 inside: what is measured and answered in fp32 is fp32, which cuDNN by itself would not keep to."""
+    """No TF32 inside: evaluation and predictions are computed in full fp32 on CUDA too."""
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -63,7 +119,7 @@ def exact_matmul():
 
 
 def describe_machine():
-    """What stands beside a measured figure: processor and its instruction sets, cores, threads, torch, GPU."""
+    """Processor and its instruction sets, cores, threads, torch and GPU, as a dict: it stands beside every speed measured."""
     machine = {"cpu": cpu_name(), "cpu_features": cpu_features(), "cores": cores()}
     machine |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if torch.cuda.is_available():

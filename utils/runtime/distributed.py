@@ -1,4 +1,4 @@
-"""The processes of a run: ranks, who does what first, and one answer for all."""
+"""The processes of a run: ranks, joining and leaving the group, what rank 0 does alone, and one answer for all."""
 
 import os
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def local_rank():
 
 
 def launched():
-    """Whether torchrun has started this process, known before it has joined the others."""
+    """Whether torchrun started this process; known before `join_group`."""
     return "WORLD_SIZE" in os.environ
 
 
@@ -34,16 +34,16 @@ def processes_here():
 
 
 def join_group(device):
-    """Join the processes that torchrun started, if it did: NCCL on CUDA, gloo on the CPU."""
+    """Join the processes that torchrun started, if it did: with NCCL on CUDA, with gloo on the CPU."""
     if launched() and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         store, number, count = next(rendezvous("env://"))
-        # After a restart the store still holds the addresses of the processes that were lost: each start has its own names.
+        # After a restart the store still holds the addresses of the dead processes, so each start uses a prefix of its own.
         store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=count,
-            timeout=timedelta(hours=1),  # the others wait while the first one decodes a folder of pictures
+            dist.get_default_backend_for_device(device), store=store, rank=number, world_size=count,
+            timeout=timedelta(hours=1),  # rank 0 may decode a large image folder while the others wait
         )  # fmt: skip
 
 
@@ -53,12 +53,12 @@ def leave_group():
 
 
 def on_main(function, *args, **kwargs):
-    """Call `function` in the first process of the run only; the others return None."""
+    """Call `function` on rank 0 only; the other ranks return None."""
     return function(*args, **kwargs) if rank() == 0 else None
 
 
 def from_main(function, *args):
-    """What `function` gives in the first process, or the UserError that it raises there, in all of them."""
+    """Call `function` on rank 0 and return its result on all ranks; a UserError is raised on all of them too."""
     if world_size() == 1:
         return function(*args)
     answer = [None, None]
@@ -75,7 +75,7 @@ def from_main(function, *args):
 
 @contextmanager
 def first_here_first():
-    """The first process on each machine does what is inside before the others there do: they find the files it has made."""
+    """The first process on each machine runs the block, then the others do, so that they find the files it has written."""
     if local_rank():
         wait_for_all()
     try:
@@ -86,23 +86,31 @@ def first_here_first():
 
 
 def say(*words, **options):
-    """print, from one process of the run."""
+    """print, on rank 0 only."""
     on_main(print, *words, flush=True, **options)
 
 
 def lost_process(error):
-    """Whether `error` is how the collective operations say that another process of the group has gone."""
+    """Whether `error`, a RuntimeError of a collective operation, means that another process of the group has died."""
     signs = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out waiting", "Application timeout")
     return world_size() > 1 and any(sign in str(error) for sign in signs)
 
 
 def wait_for_all():
-    """Return once every process of the run has come here, so that what the first has written can be read."""
+    """A barrier: return once every process of the run has come here."""
     if world_size() > 1:
         dist.barrier()
 
 
+def synchronised(network, device):
+    """`network` in DistributedDataParallel, which averages gradients over the processes; itself where there is one process."""
+    if world_size() == 1:
+        return network
+    ids = [device.index] if device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True)
+
+
 def share_buffers(model):
-    """Give all processes the first one's buffers: each has counted BatchNorm statistics of its own pictures."""
+    """Copy the buffers of rank 0 to all ranks: the BatchNorm statistics of each rank come from its own images."""
     for buffer in model.buffers() if world_size() > 1 else ():
         dist.broadcast(buffer, 0)

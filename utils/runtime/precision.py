@@ -1,89 +1,61 @@
-"""Arithmetic of a run: fp32, bf16 or fp16, chosen once and applied by autocast."""
+"""Precision of training: fp32, bf16 or fp16, chosen once and applied by autocast."""
 
 import copy
 import functools
-import pathlib
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from utils.runtime.distributed import world_size
-from utils.runtime.timing import _here, _quicker, _remembered
+from utils.runtime.device import kind_of
+from utils.runtime.timing import quicker, remembered, this_machine
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass
-class Runtime:
-    """What was chosen, once, for the whole run."""
-
-    device: torch.device
-    precision: str = "fp32"  # a key of AUTOCAST
-    threads: int = 1
-    workers: int = 0
-    keeps_memory: bool = False
-    compiled: bool = False
-
-    def autocast(self):
-        dtype = AUTOCAST[self.precision]
-        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
-
-    def scaler(self):
-        """Loss scaling, on only where fp16 gradients would underflow."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda")
-
-    @property
-    def keeps_gradients(self):
-        """Whether gradients are added to tensors that stay: CUDA graphs give theirs in memory that the next replay needs."""
-        return self.compiled and self.device.type == "cuda"
-
-    def describe(self):
-        """The one line: device, precision, memory format, threads, workers, allocator, compile."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-        parts = [
-            name,
-            self.precision,
-            "channels_last",
-            f"{self.threads} thread{'s' * (self.threads != 1)}",
-            f"{self.workers} loader worker{'s' * (self.workers != 1)}",
-            "allocator keeps memory" if self.keeps_memory else "default allocator",
-            "compiled" if self.compiled else "eager",
-        ]
-        if world_size() > 1:
-            parts.append(f"{world_size()} processes ({dist.get_backend()})")
-        return ", ".join(parts)
+def autocast(device, precision):
+    """The context in which the forward pass of a training step runs."""
+    dtype = AUTOCAST[precision]
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-def choose_precision(wanted, device, time_step=None, key=""):
-    """One of `fp32`, `bf16`, `fp16`, and a sentence where it is not what was asked for.
+def possible_precision(wanted, device):
+    """`(precision, notice)`: `wanted` as it is, but for fp16 where `device` cannot train in it; `auto` stays too.
 
-    `fp16` needs CUDA and becomes bf16 on a CPU. `auto` is bf16 on CUDA devices that have it; on a CPU that has bf16
-    arithmetic it is whichever of fp32 and bf16 is measured faster: `time_step(precision)` gives the seconds of one
-    training step, and the answer is kept for the next run under `key`.
+    `notice` is a sentence, or None. bf16 that the device only emulates is taken as well, with a notice.
     """
-    if wanted == "fp16" and device.type == "cpu":
-        return "bf16", "--fp16 on a CPU: there is no fast half precision there, so bf16 autocast is used"
-    if wanted != "auto":
-        return wanted, None
-    if device.type == "cuda":
-        return ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"), None
-    if not cpu_has_bf16() or time_step is None:
+    possible, kind = kind_of(device).precisions(), device.type.upper()
+    if wanted == "fp16" and "fp16" not in possible:
+        if "bf16" in possible:
+            return "bf16", f"fp16 training needs CUDA: this {kind} trains in bf16 instead"
+        return "fp32", f"fp16 training needs CUDA, and this {kind} has no bf16 instructions: it trains in fp32 instead"
+    if wanted == "bf16" and "bf16" not in possible:
+        return "bf16", f"this {kind} has no bf16 instructions: bf16 is emulated, which is slower than fp32"
+    return wanted, None
+
+
+def fastest_precision(device, time_step, key):
+    """fp32 or bf16, whichever trains faster on `device`, and a notice or None.
+
+    That is bf16 on a GPU that has it. On a CPU that has it both are measured once: `time_step(precision)` gives the seconds
+    of one training step, and the answer is kept for the next run under `key`.
+    """
+    if "bf16" not in kind_of(device).precisions():
         return "fp32", None
-    # The file has a new number where the step has changed. bf16 rounds more, so it must gain.
-    return _remembered("precision-3", key, lambda: _quicker(("fp32", "bf16"), time_step, gain=0.1))
+    if device.type != "cpu":
+        return "bf16", None
+    # The number in the file's name grows when the step changes. bf16 rounds more than fp32, so it must gain something.
+    return remembered("precision-3", key, lambda: quicker(("fp32", "bf16"), time_step, gain=0.1))
 
 
 def precision_probe(name, model, batch_size, image_size):
-    """`time_step` and `key` for `choose_precision`: training steps of (a copy of) `model`, called `name`, on blank images.
+    """`time_step` and `key` for `fastest_precision`: training steps of a copy of `model`, called `name`, on blank images.
 
-    The batch is that of the run, cut to as many pixels as 32 images of 224 px have, so that a probe takes seconds.
+    The batch is that of the run, but no more pixels than 32 images of 224 px have, so that a probe takes seconds.
     """
     count = min(batch_size, max(2, 32 * 224**2 // image_size**2))
-    key = f"{_here()}|{name} {count} × {image_size} px"
+    key = f"{this_machine()}|{name} {count} × {image_size} px"
     return functools.partial(_step_seconds, functools.cache(lambda: _blank_step(model, count, image_size))), key
 
 
@@ -97,18 +69,8 @@ def _step_seconds(blank_step, precision):
     network, images, labels = blank_step()
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):  # the probe's dropout must not move the run's random numbers
-        with Runtime(torch.device("cpu"), precision).autocast():
+        with autocast(torch.device("cpu"), precision):
             loss = nn.functional.cross_entropy(network(images), labels)
         loss.backward()
     network.zero_grad()
     return time.perf_counter() - start
-
-
-def cpu_has_bf16():
-    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX)."""
-    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends.cpu, "get_cpu_capability") else ""
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "AVX512" in capabilities and ("avx512_bf16" in flags or "amx_bf16" in flags)

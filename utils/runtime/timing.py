@@ -1,4 +1,4 @@
-"""Which of two ways is faster on this machine: measured once and kept for later runs."""
+"""Measures which of two ways is faster on this machine, once, and keeps the answer for later runs."""
 
 import json
 import time
@@ -10,18 +10,21 @@ from utils.core.machine import cache_folder, cpu_name
 
 
 def faster(key, ways):
-    """Which of two functions takes less time on this machine: a key of the dict `ways`, kept for the next run under `key`."""
+    """The key in the dict `ways` of the function that takes less time on this machine; kept for the next run under `key`."""
 
     def seconds(way):
         start = time.perf_counter()
         ways[way]()
         return time.perf_counter() - start
 
-    return _remembered("convolutions-1", f"{_here()}|{key}", lambda: _quicker(tuple(ways), seconds, gain=0.03))[0]
+    return remembered("convolutions-1", f"{this_machine()}|{key}", lambda: quicker(tuple(ways), seconds, gain=0.03))[0]
 
 
-def _remembered(name, key, measure):
-    """What `measure()` gave on this machine when it was first asked, and a sentence where that could not be kept."""
+def remembered(name, key, measure):
+    """What `measure()` returned when `key` was first asked for on this machine, and a notice where it could not be kept.
+
+    The answers are in <cache folder>/<name>.json.
+    """
     cache = cache_folder() / f"{name}.json"
     known = json.loads(cache.read_text()) if cache.exists() else {}
     if key not in known:
@@ -33,18 +36,21 @@ def _remembered(name, key, measure):
     return known[key], None
 
 
-def _quicker(ways, seconds, gain):
-    """Alternate both; the second where its shortest time, the least disturbed one, is shorter by the share `gain`."""
+def quicker(ways, seconds, gain):
+    """The second of two `ways` where its shortest of three times is shorter by the share `gain`, else the first.
+
+    `seconds(way)` runs one of them. They take turns; the shortest time is the one that the rest of the machine disturbed least.
+    """
     times = {way: [] for way in ways}
     for attempt in range(4):
         for way in ways:
             elapsed = seconds(way)
-            if attempt:  # the first of each pays for compilation, primitives and page faults
+            if attempt:  # the first of each also compiles, builds kernels and touches new memory
                 times[way].append(elapsed)
     first, second = ways
     return second if min(times[second]) < (1 - gain) * min(times[first]) else first
 
 
-def _here():
-    """What a measured time depends on besides the work."""
+def this_machine():
+    """What a measured time depends on, besides the work: processor, version of torch, threads."""
     return f"{cpu_name()}|torch {torch.__version__}|{torch.get_num_threads()} threads"

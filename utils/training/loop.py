@@ -1,8 +1,9 @@
-"""One epoch of training."""
+"""The optimizer step, and the steps of an epoch."""
 
 import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.core.errors import UserError
+from utils.runtime.config import RunConfig
 from utils.runtime.distributed import world_size
 from utils.training.signals import CHECK_EVERY
 from utils.training.state import Totals
@@ -17,105 +19,125 @@ from utils.training.state import Totals
 
 @dataclass
 class Clock:
-    """Seconds by what they went into."""
+    """Seconds that a run spent, by what on."""
 
-    waiting: float = 0.0  # for pictures to be read, gathered and moved
-    augmenting: float = 0.0  # on the CPU; on CUDA this is queued with the rest and counts as computing
+    waiting: float = 0.0  # for images to be read, gathered and moved to the device
+    augmenting: float = 0.0  # on the CPU; a GPU does it while it computes, so there it counts as computing
     computing: float = 0.0
     evaluating: float = 0.0
 
 
-def train_one_epoch(state, step_model, groups, batches, prepare, runtime, *, learning_rate, loss_options, clip_grad=0.0,
-                    clock=None, stop=None, on_step=None):  # fmt: skip
-    """Run what is left of an epoch. Returns True at its end, False where a look at `stop` said so before.
+@dataclass(frozen=True)
+class Step:
+    """How an optimizer step is taken.
 
-    `groups`: the plan of the whole epoch, of which `state.group` groups are done; `batches`: (pixels, labels) of the rest;
-    `prepare(pixels, labels, number)`: the network's input and targets, where `number` counts the batches of the epoch;
-    `step_model`: `state.model`, perhaps wrapped; `learning_rate(step)`. The gradient of a step is the average over the
-    pictures of its group, in however many batches and processes. Raises UserError for a loss that is not finite.
+    `network` computes what `state.model` does, over its parameters and buffers, faster: perhaps by other layers, perhaps
+    compiled, perhaps in DistributedDataParallel.
+    `schedule(step)` is the learning rate of an optimizer step, counted from 0.
     """
-    clock, batches = clock or Clock(), iter(batches)
-    state.totals = state.totals if state.group else Totals(runtime.device)
-    losses = []  # of the steps since the last check, on the device
-    parameters = [p for p in state.model.parameters() if p.requires_grad]
-    number = sum(len(group.batches) for group in groups[: state.group])
-    for group in groups[state.group :]:
-        rate = learning_rate(state.step)
+
+    network: nn.Module
+    config: RunConfig
+    schedule: Callable
+    loss_options: dict = field(default_factory=dict)  # of cross_entropy
+    clip_grad: float = 0.0  # largest norm of the gradient; 0 is off
+    head: nn.Module | None = None  # the only trained part of the network, where the rest is frozen
+
+    def take(self, state, group, batches):
+        """Take the gradient over all images of `group`, update the weights, and return the average loss, on the device.
+
+        `batches` yields (images, targets) for each of the group's batches.
+        """
         for options in state.optimizer.param_groups:
-            options["lr"] = rate
-        step_loss = 0.0
+            options["lr"] = self.schedule(state.step)
+        loss, last = 0.0, len(group.batches) - 1
         for i in range(len(group.batches)):
-            started = time.perf_counter()
-            pixels, labels = next(batches)
-            gathered = time.perf_counter()
-            images, targets = prepare(pixels, labels, number)
-            prepared = time.perf_counter()
-            last = i == len(group.batches) - 1
-            with contextlib.nullcontext() if last or world_size() == 1 else step_model.no_sync():
-                with runtime.autocast():
-                    logits = step_model(images)
-                loss_sum = F.cross_entropy(logits.float(), targets, reduction="none", **loss_options).sum()
-                loss = loss_sum * (world_size() / group.count)  # DistributedDataParallel divides by the processes again
-                state.scaler.scale(loss).backward()
-            state.totals.add(loss_sum.detach(), logits.detach(), targets)
-            step_loss = step_loss + loss.detach()
-            number += 1
-            clock.waiting += gathered - started
-            on_cpu = runtime.device.type == "cpu"
-            clock.augmenting += (prepared - gathered) if on_cpu else 0.0
-            clock.computing += time.perf_counter() - (prepared if on_cpu else gathered)
-        started = time.perf_counter()
-        if clip_grad:
+            images, targets = next(batches)
+            averages_later = i < last and world_size() > 1  # the processes exchange gradients once a step
+            with self.network.no_sync() if averages_later else contextlib.nullcontext():
+                loss = loss + self._backward(state, images, targets, group.count)
+        self._update(state)
+        return loss
+
+    def _backward(self, state, images, targets, count):
+        with self.config.autocast():
+            logits = self.network(images)
+        loss_sum = F.cross_entropy(logits.float(), targets, reduction="none", **self.loss_options).sum()
+        loss = loss_sum * (world_size() / count)  # DistributedDataParallel divides by the number of processes again
+        state.scaler.scale(loss).backward()
+        state.totals.add(loss_sum.detach(), logits.detach(), targets)
+        return loss.detach()
+
+    def _update(self, state):
+        if self.clip_grad:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(parameters, clip_grad)
+            nn.utils.clip_grad_norm_(state.parameters, self.clip_grad)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=not runtime.keeps_gradients)
+        state.optimizer.zero_grad(set_to_none=not self.config.keeps_gradients)
         if state.ema:
             state.ema.update(state.model)
         state.step += 1
         state.group += 1
-        losses.append(step_loss)
-        if len(losses) == CHECK_EVERY or state.group == len(groups):
-            _check_finite(losses, state.step, rate)
-            losses.clear()
-        if state.group == len(groups):  # no loss has seen the last step's weights
-            finite = torch.stack([p.detach().isfinite().all() for p in parameters]).all()
-            if not finite:
-                raise _diverged("weights are", state.step, rate)
-        clock.computing += time.perf_counter() - started
-        if on_step:
-            on_step(state, rate)
-        if stop is not None and state.group < len(groups) and stop.look(state.step):
-            _check_finite(losses, state.step, rate)
-            return False
-    state.epoch += 1
-    state.group = 0
-    return True
 
 
-def _check_finite(losses, step, rate):
-    """The same answer in all processes, each of which has the loss of its own pictures."""
+def train_epoch(step, state, groups, batches, clock, stop=None):
+    """Take the steps that are left of an epoch, and yield after each how many images it took, over all processes.
+
+    `groups` is the plan of the whole epoch, of which `state.group` groups are done; `batches` yields (images, targets) of the
+    rest. After the last step `state.epoch` has moved on and `state.group` is 0; where `stop.look(step)` is true, the generator
+    ends before. Raises UserError for a loss or weights that are not finite.
+    """
+    if not state.group:
+        state.totals = Totals(step.config.device)
+    losses = []  # of the steps since the last check, on the device
+    for group in groups[state.group :]:
+        started, of_data = time.perf_counter(), clock.waiting + clock.augmenting
+        losses.append(step.take(state, group, batches))
+        finished = state.group == len(groups)
+        if finished or len(losses) == CHECK_EVERY:
+            check_losses(state, losses)
+            losses = []
+        if finished:  # no loss has seen the weights after the last step
+            check_weights(state)
+            state.epoch, state.group = state.epoch + 1, 0
+        clock.computing += time.perf_counter() - started - (clock.waiting + clock.augmenting - of_data)
+        yield group.count
+        if not finished and stop is not None and stop.look(state.step):
+            check_losses(state, losses)
+            return
+
+
+def check_losses(state, losses):
+    """Raise UserError, in all processes alike, where a loss of the last steps is not finite in any; keep their average."""
     if not losses:
         return
-    finite = torch.stack(losses).isfinite().int()
-    if world_size() > 1:
+    values = torch.stack(losses)
+    finite = values.isfinite().int()
+    if world_size() > 1:  # each process has the loss of its own images
         dist.all_reduce(finite, dist.ReduceOp.MIN)
     finite = finite.tolist()
     if not all(finite):
-        raise _diverged("loss is", step - len(losses) + finite.index(0) + 1, rate)
+        raise _diverged("loss is", state, state.step - len(losses) + finite.index(0) + 1)
+    state.recent_loss = values.mean().item()
 
 
-def _diverged(what, step, rate):
+def check_weights(state):
+    """Raise UserError where a trained parameter is not finite."""
+    if not torch.stack([p.detach().isfinite().all() for p in state.parameters]).all():
+        raise _diverged("weights are", state, state.step)
+
+
+def _diverged(what, state, step):
+    rate = state.optimizer.param_groups[0]["lr"]
     return UserError(
-        f"the {what} not finite at step {step} (learning rate {rate:.3g}): lower --base_lr or give --clip_grad 1; "
-        f"the last good checkpoint is kept"
+        f"the {what} not finite at step {step} (learning rate {rate:.3g}): lower the base learning rate, or clip the gradient "
+        "to norm 1; the last good checkpoint is kept"
     )
 
 
-def set_train_mode(model, frozen_trunk=None):
-    """Training mode; with a frozen trunk (all modules outside of `frozen_trunk`, the head) its statistics stay as they are."""
-    model.train()
-    if frozen_trunk is not None:
-        model.eval()
-        frozen_trunk.train()
+def set_train_mode(network, head=None):
+    """Training mode; where only `head` is trained, the frozen rest stays in evaluation mode and keeps its statistics."""
+    network.train(head is None)
+    if head is not None:
+        head.train()

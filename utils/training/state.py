@@ -1,4 +1,4 @@
-"""The state of a training run: everything that a resume needs."""
+"""The state of a training run: everything that resuming it needs."""
 
 import random
 from dataclasses import dataclass, field
@@ -12,28 +12,28 @@ from utils.runtime.distributed import rank, world_size
 
 
 class Totals:
-    """Sums over the pictures of an epoch, kept on the device: loss, top-1 and top-5 hits, pictures."""
+    """Sums over the images of an epoch, kept on the device: loss, top-1 and top-5 hits, images."""
 
     def __init__(self, device):
-        self.sums = torch.zeros(4, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, loss_sum, logits, targets):
-        """Add one batch without waiting for the device. Mixed targets count for their heavier label."""
+        """Add one batch without waiting for the device. A mixed target counts as its label of greater weight."""
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         count = torch.full_like(loss_sum, len(labels), dtype=torch.double)
         self.sums += torch.stack([loss_sum.double(), best[:, 0].sum(), best.sum(), count])
 
     def of_all(self):
-        """The sums over the pictures of all processes, each of which has to ask."""
+        """The sums over the images of all processes; every process has to call it."""
         sums = self.sums.clone()
         if world_size() > 1:
             dist.all_reduce(sums)
         return sums
 
     def averages(self, classes):
-        """`loss`, `Acc@1` and, from five classes on, `Acc@5` over the pictures of all processes so far."""
+        """`loss`, `Acc@1` and, from five classes on, `Acc@5`, averaged over the images of all processes so far."""
         loss, top1, top5, count = self.of_all().tolist()
         result = {"loss": loss / count, "Acc@1": top1 / count}
         return result | ({"Acc@5": top5 / count} if classes >= 5 else {})
@@ -41,26 +41,30 @@ class Totals:
 
 @dataclass
 class TrainState:
-    """Everything that a training run is at the end of a step; what it gives is what it takes."""
+    """Everything that changes from step to step. `load_state_dict` accepts what `state_dict` returns."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: object | None = None
-    epoch: int = 0  # the epoch that is running, or comes next
+    epoch: int = 0  # that is running or comes next, counted from 0
     group: int = 0  # optimizer steps done in it
     step: int = 0  # optimizer steps done in all
     best: dict = field(default_factory=dict)  # scores and epoch of the best evaluation
     history: list = field(default_factory=list)  # one dict an epoch
     totals: Totals | None = None  # of the running epoch
+    recent_loss: float | None = None  # average of the last steps that were looked at; for display
+
+    def __post_init__(self):
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     @property
     def evaluated(self):
-        """The network whose scores count: the average where there is one."""
+        """The model that is evaluated and saved as the best: the EMA where there is one."""
         return self.ema.model if self.ema else self.model
 
     def state_dict(self):
-        """Of the whole run: all processes have to ask for it, and any can load it."""
+        """The state of the whole run; every process has to call it, and any can load it."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -87,13 +91,13 @@ class TrainState:
         self.best, self.history = state["best"], state["history"]
         if state["totals"] is not None:
             self.totals = Totals(device)
-            if rank() == 0:  # one process goes on counting for all of them
+            if rank() == 0:  # which goes on with the sums of all processes
                 self.totals.sums.copy_(state["totals"])
         set_random_state(state["rng"])
 
 
 def random_state():
-    """The global generators that dropout and torchvision's transforms draw from."""
+    """The states of the global random generators, from which dropout and torchvision's transforms draw."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -119,5 +123,5 @@ def seed_everything(seed):
 
 
 def is_better(new, old):
-    """More of the held-out images are right than before, or as many with a lower loss. No scores are never better."""
+    """Whether `new` scores have a higher Acc@1 than `old` ones, or the same with a lower loss. None is never better."""
     return new is not None and (old is None or (new["Acc@1"], -new["loss"]) > (old["Acc@1"], -old["loss"]))

@@ -1,29 +1,28 @@
 import copy
 import time
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from models.build import build_model, freeze_trunk, head_of
-from utils.core.card import IMAGENET_MEAN, IMAGENET_STD
+from utils.core.card import ModelCard
 from utils.core.errors import UserError
-from utils.data.augment import AUGMENTATIONS
-from utils.data.cache import open_store
 from utils.data.datasets import open_dataset
-from utils.data.loader import train_batches
-from utils.data.sampling import epoch_order, plan_epoch
-from utils.evaluation.evaluate import Evaluation, evaluate, gather
-from utils.evaluation.metrics import headline
-from utils.runtime.precision import Runtime
+from utils.data.splits import Dataset
+from utils.runtime.config import RunConfig
+from utils.training.data import TrainingData
 from utils.training.ema import ModelEMA
-from utils.training.loop import Clock, _check_finite, set_train_mode, train_one_epoch
+from utils.training.loop import CHECK_EVERY, Clock, Step, check_losses, set_train_mode, train_epoch
 from utils.training.optim import build_optimizer
+from utils.training.options import BatchPlan, TrainOptions
 from utils.training.state import TrainState
 
 CPU = torch.device("cpu")
+CONFIG = RunConfig(CPU)
+CARD = ModelCard("custom", list("0123456789"), 16)
 SPLIT = open_dataset("digits").train.subset(range(300))  # 300 = 2 · 128 + 44: the last group is incomplete
 
 
@@ -36,23 +35,21 @@ def network(norm="GN"):
     return model
 
 
-def epoch(model, batch_size, accumulation=1, optimizer="sgd", ema=False, stop=None, state=None, **options):
-    """One epoch on the digits without randomness but the order."""
-    state = state or TrainState(
-        model, build_optimizer(optimizer, model, 0.05, 0.01), Runtime(CPU).scaler(), ModelEMA(model) if ema else None
-    )
-    groups = plan_epoch(epoch_order(len(SPLIT), 0, state.epoch), batch_size, accumulation)
-    indices = [batch for group in groups[state.group :] for batch in group.batches]
-    batches = train_batches(open_store(SPLIT, 18), torch.from_numpy(SPLIT.labels), indices, CPU)
-    augment = AUGMENTATIONS["none"](16, IMAGENET_MEAN, IMAGENET_STD)
+def state_of(model, optimizer="sgd", ema=False):
+    return TrainState(model, build_optimizer(optimizer, model, 0.05, 0.01), CONFIG.scaler(), ModelEMA(model) if ema else None)
+
+
+def epoch(model, batch_size, accumulation=1, state=None, stop=None, clock=None, config=CONFIG, **of_step):
+    """One epoch on the digits without randomness but the order: the state, and how many images each step took."""
+    state = state or state_of(model)
+    options = TrainOptions(dataset="digits", model="custom", image_size=16, plain_epochs=1, max_epoch=1)
+    data = TrainingData(Dataset("digits", list("0123456789"), SPLIT), CARD, options, CPU)
+    groups = BatchPlan(batch_size, accumulation).groups(data.order(state.epoch))
+    clock, dtype = clock or Clock(), next(model.parameters()).dtype
+    batches = ((images.to(dtype), targets) for images, targets in data.train_batches(state, groups, clock))
+    step = Step(model, config, lambda step: 0.05 / (1 + step), **of_step)
     model.train()
-    dtype = next(model.parameters()).dtype
-    prepare = lambda pixels, labels, n: (augment(pixels, np.random.default_rng(n)).to(dtype), labels)  # noqa: E731
-    done = train_one_epoch(
-        state, model, groups, batches, prepare, Runtime(CPU),
-        learning_rate=lambda step: 0.05 / (1 + step), loss_options=options.pop("loss_options", {}), stop=stop, **options,
-    )  # fmt: skip
-    return state, done
+    return state, list(train_epoch(step, state, groups, batches, clock, stop))
 
 
 def difference(one, two):
@@ -70,51 +67,55 @@ def test_accumulation_equals_the_greater_batch(batch_size, accumulation):
 
 
 def test_class_weights_are_averaged_over_the_true_group_too():
-    options = {"loss_options": {"weight": torch.linspace(0.5, 1.5, 10)}}
+    weighted, plain = {"loss_options": {"weight": torch.linspace(0.5, 1.5, 10)}}, network().double()
     one, two = network().double(), network().double()
-    epoch(one, 128, **options)
-    epoch(two, 64, 2, **options)
-    assert difference(one, two) < 1e-5
+    epoch(one, 128, **weighted)
+    epoch(two, 64, 2, **weighted)
+    epoch(plain, 128)
+    assert difference(one, two) < 1e-5 < 1e-3 < difference(one, plain)
 
 
 def test_the_average_follows_the_optimizer_steps():
-    state, _ = epoch(network(), 32, 4, ema=True)
-    assert state.ema.updates == state.step == 3
+    model = network()
+    state, images = epoch(model, 32, 4, state=state_of(model, ema=True))
+    assert state.ema.updates == state.step == 3 and images == [128, 128, 44]
+
+
+class AfterTheFourth:
+    def look(self, step):
+        return step == 4
 
 
 def test_an_interrupted_epoch_goes_on_bit_for_bit():
     whole = network()
-    state, done = epoch(whole, 32, optimizer="adamw", ema=True)
-    assert done and state.epoch == 1 and state.group == 0
-
-    class AfterTheFourth:
-        def look(self, step):
-            return step == 4
+    state, images = epoch(whole, 32, state=state_of(whole, "adamw", ema=True))
+    assert (state.epoch, state.group, state.step) == (1, 0, 10) and images == [32] * 9 + [12]
 
     part = network()
-    first, done = epoch(part, 32, optimizer="adamw", ema=True, stop=AfterTheFourth())
-    assert not done and first.group == 4
+    first, images = epoch(part, 32, state=state_of(part, "adamw", ema=True), stop=AfterTheFourth())
+    assert (first.epoch, first.group, first.step) == (0, 4, 4) and images == [32] * 4
     saved = copy.deepcopy(first.state_dict())
     fresh = build_model("custom", 10, 16, "GN")
     for module in fresh.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    second = TrainState(fresh, build_optimizer("adamw", fresh, 1.0, 0.01), Runtime(CPU).scaler(), ModelEMA(fresh))
+    second = state_of(fresh, "adamw", ema=True)
     second.load_state_dict(saved, CPU)
-    second, done = epoch(fresh, 32, state=second)
-    assert done and difference(whole, fresh) == 0 and difference(state.ema.model, second.ema.model) == 0
+    second, images = epoch(fresh, 32, state=second)
+    assert images == [32] * 5 + [12]
+    assert difference(whole, fresh) == 0 and difference(state.ema.model, second.ema.model) == 0
     assert second.totals.averages(10) == state.totals.averages(10)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_gradients_that_stay_in_place_train_the_same(accumulation, monkeypatch):
+def test_gradients_that_stay_in_place_train_the_same(accumulation):
     freed, kept = network(), network()
-    epoch(freed, 16, accumulation, optimizer="adamw")
-    monkeypatch.setattr(Runtime, "keeps_gradients", True)
+    epoch(freed, 16, accumulation, state=state_of(freed, "adamw"))
     for parameter in kept.parameters():
         parameter.grad = torch.zeros_like(parameter)
     places = [p.grad.data_ptr() for p in kept.parameters()]
-    epoch(kept, 16, accumulation, optimizer="adamw")
+    stay = SimpleNamespace(device=CPU, autocast=CONFIG.autocast, keeps_gradients=True)  # as with CUDA graphs
+    epoch(kept, 16, accumulation, state=state_of(kept, "adamw"), config=stay)
     assert difference(freed, kept) == 0 and places == [p.grad.data_ptr() for p in kept.parameters()]
 
 
@@ -133,8 +134,25 @@ def test_a_loss_that_is_not_finite_in_another_process_stops_this_one_at_the_same
 
     monkeypatch.setattr("utils.training.loop.world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", of_both)
+    state = state_of(network())
+    state.step = 7
     with pytest.raises(UserError, match="the loss is not finite at step 6 "):
-        _check_finite([torch.tensor(1.0)] * 3, 7, 0.1)
+        check_losses(state, [torch.tensor(1.0)] * 3)
+
+
+def test_the_loss_that_is_shown_is_the_average_since_the_last_look():
+    state = state_of(network())
+    check_losses(state, [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(6.0)])
+    assert state.recent_loss == 3.0
+    check_losses(state, [])
+    assert state.recent_loss == 3.0
+
+
+def test_losses_are_looked_at_every_twentieth_step_and_at_the_end(monkeypatch):
+    looks = []
+    monkeypatch.setattr("utils.training.loop.check_losses", lambda state, losses: looks.append((state.step, len(losses))))
+    epoch(network(), 6)
+    assert looks == [(20, CHECK_EVERY), (40, CHECK_EVERY), (50, 10)]
 
 
 def test_weights_that_the_last_step_has_spoiled_stop_the_run_before_it_saves_them():
@@ -151,6 +169,16 @@ def test_the_gradient_is_clipped():
     before = copy.deepcopy(model)
     epoch(model, 300, clip_grad=1e-4)
     assert max(norms) > 0.1 and 0 < difference(model, before) < 1e-3  # weight decay alone moves it by up to 2e-4
+
+
+def test_a_scaled_gradient_is_clipped_at_its_true_norm():
+    """Scaled by 1024, as fp16 has it, a gradient below the limit stays as it is."""
+    plain, scaled = network(), network()
+    epoch(plain, 300, clip_grad=100)
+    state = state_of(scaled)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    epoch(scaled, 300, state=state, clip_grad=100)
+    assert difference(plain, scaled) < 1e-6 < difference(plain, network())
 
 
 def test_times_add_up():
@@ -170,17 +198,3 @@ def test_frozen_statistics_stay():
     set_train_mode(model)
     model(torch.rand(4, 3, 32, 32))
     assert not torch.equal(before, model.bn1.running_mean)
-
-
-def test_averages_are_over_samples_for_every_batch_size():
-    logits, labels = torch.randn(101, 7), torch.randint(7, (101,))
-    order = []
-    for size in (1, 10, 101):
-        batches = list(zip(logits.split(size), labels.split(size), strict=True))
-        order.append(headline(*(lambda e: (e.logits, e.labels))(evaluate(lambda x: x, batches))))
-    assert order[0] == order[1] == order[2]
-
-
-def test_one_process_gathers_itself():
-    evaluation = Evaluation(torch.zeros(2, 3), torch.zeros(2), 0.1)
-    assert gather(evaluation) is evaluation

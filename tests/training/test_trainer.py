@@ -1,0 +1,223 @@
+"""Runs of a Trainer in this process: how they are interrupted, resumed, and what they do when memory runs out."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from models.checkpoint import load_model, read_checkpoint, save_checkpoint
+from utils.core.errors import UserError
+from utils.training.build import build_trainer
+from utils.training.options import BatchPlan, TrainOptions
+from utils.training.state import TrainState
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def trainer_of(tmp_path, monkeypatch):
+    """A small Trainer on the digits, in an empty folder: trainer_of(max_epoch=2) -> Trainer."""
+    monkeypatch.chdir(tmp_path)
+    tiny = TrainOptions(dataset="digits", model="custom", image_size=16, precision="fp32", num_workers=0, max_epoch=2)
+
+    def make(**options):
+        return build_trainer(dataclasses.replace(tiny, **options), CPU)
+
+    return make
+
+
+def signal_at(trainer, signum, step):
+    """Send this process a signal while `step`, counted from 1, is computed."""
+    sent = []
+
+    def send(*_):
+        if trainer.state.step == step - 1 and not sent:
+            sent.append(os.kill(os.getpid(), signum))
+
+    trainer.step.network.register_forward_hook(send)
+
+
+def history(trainer):
+    return json.loads(trainer.files.history.read_text())
+
+
+def weights(path):
+    return read_checkpoint(path)["model"]
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(signum, trainer_of, capsys):
+    options = {"max_epoch": 3, "ema": True, "accumulation": 2}
+    whole = trainer_of(**options, path_to_save="whole")
+    assert whole.fit() == 0
+    part = trainer_of(**options, path_to_save="part")
+    signal_at(part, signum, step=9)
+    assert part.fit() == signum and not part.files.curves.exists()
+    assert "stopped after step 3 of epoch 2: part/digits/custom/last.pth is saved" in capsys.readouterr().out
+    part = trainer_of(**options, path_to_save="part", resume="auto")
+    assert "resumed part/digits/custom/last.pth at epoch 2, step 4" in capsys.readouterr().out
+    assert part.fit() == 0
+    for name in ("best", "last"):
+        assert same(*(weights(getattr(trainer.files, name)) for trainer in (whole, part)))
+    one, two = history(whole), history(part)
+    assert one["final"] == two["final"] and one["best"] == two["best"]
+    assert [e["train"] for e in one["epochs"]] == [e["train"] for e in two["epochs"]]
+
+
+def test_other_batches_begin_the_interrupted_epoch_again(trainer_of, capsys):
+    part = trainer_of()
+    signal_at(part, signal.SIGTERM, step=14)  # of 11 in an epoch
+    assert part.fit() == signal.SIGTERM
+    again = trainer_of(batch_size=64, resume="auto")
+    assert (again.state.epoch, again.state.group, again.state.step) == (1, 0, 21)
+    assert "at epoch 2\n" in capsys.readouterr().out
+
+
+def test_an_interrupt_in_the_last_evaluation_loses_nothing_and_a_finished_run_is_tested_again(trainer_of, capsys):
+    trainer, sent = trainer_of(), []
+
+    def send(model, images):
+        if not model.training and trainer.state.epoch == 2 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+
+    trainer.state.model.register_forward_pre_hook(send)
+    assert trainer.fit() == 0 and sent
+    first = history(trainer)
+    again = trainer_of(resume="auto")
+    assert "after all of its 2 epochs" in capsys.readouterr().out
+    assert again.fit() == 0 and history(again)["final"] == first["final"] and history(again)["epochs"] == first["epochs"]
+
+
+def test_outside_of_a_run_signals_do_what_they_did_before(trainer_of):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    trainer_of(max_epoch=1).fit()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def needs_memory_for(trainer, most):
+    """Make every batch of more than `most` images run out of memory."""
+
+    def forward(network, images):
+        if network.training and len(images[0]) > most:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+
+    trainer.step.network.register_forward_pre_hook(forward)
+
+
+def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(trainer_of, capsys):
+    trainer = trainer_of(max_epoch=1)
+    needs_memory_for(trainer, 40)
+    assert trainer.fit() == 0 and trainer.plan == BatchPlan(32, 4)
+    out = capsys.readouterr().out
+    assert "batch size 64 and accumulation 2" in out and "batch size 32 and accumulation 4" in out
+    assert trainer.state.step == 11 and read_checkpoint(trainer.files.last)["batches"] == [32, 4, 1]
+
+
+def test_where_halves_do_not_help_the_run_ends(trainer_of):
+    trainer = trainer_of(max_epoch=1)
+    needs_memory_for(trainer, 0)
+    with pytest.raises(UserError, match="out of memory at batch size 2; give less") as error:
+        trainer.fit()
+    assert error.value.option == "batch_size"
+
+
+def test_a_state_of_an_older_version_can_be_resumed(trainer_of):
+    first = trainer_of(max_epoch=1)
+    first.fit()
+    saved = read_checkpoint(first.files.last)
+    saved["choices"] = {f"--{name}": value for name, value in saved["choices"].items()}
+    save_checkpoint(first.files.last, saved)
+    assert trainer_of(resume="auto").state.epoch == 1
+    with pytest.raises(UserError, match="optimizer was adamw in that run and is sgd now"):
+        trainer_of(resume="auto", optimizer="sgd")
+
+
+FILES = {
+    "no state": ({"resume": "gone.pth"}, "gone.pth does not exist"),
+    "weights alone": ({"resume": "weights.pth"}, "no training state"),
+    "no ImageNet weights": ({"pretrained": True}, "no ImageNet weights for custom"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_checked_before_data_are_read(name, trainer_of, tmp_path, capsys):
+    options, message = FILES[name]
+    save_checkpoint(tmp_path / "weights.pth", {"model": {"weight": torch.zeros(1)}})
+    with pytest.raises(UserError, match=message):
+        trainer_of(dataset="nowhere", **options)  # which would be an error too
+    assert not capsys.readouterr().out
+
+
+def test_early_stopping_counts_evaluations_that_are_no_better(trainer_of, capsys):
+    trainer = trainer_of(max_epoch=20, early_stop=2, eval_epoch=3)
+    trainer.score = lambda split: {"loss": abs(trainer.state.epoch - 6.0), "Acc@1": 0.5}  # the best epoch is 6
+    trainer.fit()
+    epochs = history(trainer)["epochs"]
+    assert len(epochs) == 12 and history(trainer)["best"]["epoch"] == 6
+    assert [e["epoch"] for e in epochs if "val" in e] == [3, 6, 9, 12]
+    assert "no better one in the last 2 evaluations: stopping early" in capsys.readouterr().out
+
+
+def test_the_average_is_what_is_evaluated_and_kept(trainer_of):
+    trainer = trainer_of(max_epoch=1, ema=True)
+    trainer.fit()
+    last = read_checkpoint(trainer.files.last)
+    assert same(weights(trainer.files.best), last["ema"]["model"]) and not same(last["model"], last["ema"]["model"])
+    assert same(load_model(trainer.files.last)[0].state_dict(), last["ema"]["model"])
+
+
+def test_a_state_takes_what_it_gives(trainer_of):
+    trainer = trainer_of(max_epoch=1, ema=True)
+    trainer.fit()
+    saved = trainer.state.state_dict()
+    other = trainer_of(ema=True, seed=1).state
+    assert not same(saved["model"], other.model.state_dict())
+    other.load_state_dict(saved, CPU)
+    assert isinstance(other, TrainState) and same(saved["model"], other.state_dict()["model"])
+    assert {k: saved[k] for k in ("epoch", "group", "step", "best", "history")} == {
+        k: other.state_dict()[k] for k in ("epoch", "group", "step", "best", "history")
+    }
+
+
+WORDS = {
+    "augmented to the end": ({"max_epoch": 1}, "11 steps, 2 of them warm-up\n"),
+    "plain at the end": ({"max_epoch": 4}, "; the last 3 of 4 epochs without augmentation\n"),
+    "nothing to augment": ({"max_epoch": 4, "augment": "none"}, "44 steps, 9 of them warm-up\n"),
+    "mixed all the same": (
+        {"max_epoch": 4, "augment": "none", "mixup": 0.2},
+        "; the last 3 of 4 epochs without augmentation\n",
+    ),
+    "more than a batch": ({"accumulation": 3}, "for 384 images a step (128 × 3 batches × 1 processes), 8 steps"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_what_is_decided_is_said(name, trainer_of, capsys):
+    options, words = WORDS[name]
+    trainer_of(**options)
+    assert words in capsys.readouterr().out
+
+
+def test_the_star_is_explained_once(trainer_of, capsys):
+    trainer_of().fit()
+    out = capsys.readouterr().out
+    assert out.count("* marks the best epoch so far on val: weights/digits/custom/best_model.pth") == 1
+
+
+def test_only_a_split_that_selected_is_said_to_have(trainer_of, photos, capsys):
+    trainer = trainer_of(max_epoch=1)
+    trainer.fit()
+    assert history(trainer)["final"]["selected_on_this_split"] is False and "also selected" not in capsys.readouterr().out
+    trainer = trainer_of(max_epoch=1, dataset=str(photos), batch_size=8)
+    trainer.fit()
+    final = history(trainer)["final"]
+    assert (final["split"], final["selected_on_this_split"], final["samples"]) == ("val", True, 9)
+    assert load_model(trainer.files.best)[1].training["final"] == final
+    assert "val also selected this epoch" in capsys.readouterr().out

@@ -1,0 +1,174 @@
+"""Puts a Trainer together from its options: files, data, model, precision, optimizer, and an earlier run to go on with."""
+
+import pathlib
+import time
+from dataclasses import replace
+
+import torch
+
+from models.build import build_model, check_model, freeze_trunk, head_of
+from utils.core.card import ModelCard
+from utils.core.machine import cores, keep_memory
+from utils.core.text import plural
+from utils.data.datasets import open_dataset
+from utils.kernels.convert import is_compiled, use_training_kernels
+from utils.runtime import distributed
+from utils.runtime.compile import compile_whole
+from utils.runtime.config import RunConfig
+from utils.runtime.device import prefer_fast_matmul, share_cores
+from utils.runtime.distributed import from_main, say
+from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
+from utils.training.data import TrainingData
+from utils.training.ema import ModelEMA
+from utils.training.files import RunFiles, check_training_state, find_earlier_run
+from utils.training.loop import Step
+from utils.training.optim import build_optimizer
+from utils.training.options import BatchPlan
+from utils.training.progress import Board
+from utils.training.schedule import Schedule, fit_warmup
+from utils.training.signals import StopSignal
+from utils.training.state import TrainState, seed_everything
+from utils.training.trainer import Trainer
+
+
+def build_trainer(options, device, stop=None):
+    """A Trainer of `options` (TrainOptions) on `device` (torch.device), ready to `fit`; prints what it decides.
+
+    `stop` (StopSignal) tells when to stop. Raises UserError for options that cannot be met: about files, before an image is
+    decoded.
+    """
+    started = time.perf_counter()
+    check_model(options.model, options.image_size, options.norm_type, options.pretrained)
+    if options.resume not in (None, "auto"):
+        from_main(check_training_state, options.resume)
+    keeps_memory = keep_memory()
+    prefer_fast_matmul()
+    seed_everything(options.seed)
+    dataset, card = open_data(options)
+    precision = announced(from_main(possible_precision, options.precision, device))
+    name = options.model + "_fp16" * (precision == "fp16")
+    files = RunFiles(pathlib.Path(options.path_to_save, dataset.name, name))
+    saved = from_main(find_earlier_run, options, files, card) if options.resume else None
+    model = make_model(options, card, device)
+    data = TrainingData(dataset, card, options, device)
+
+    config = RunConfig(device, precision, *share_with_workers(options, data), keeps_memory)
+    config = replace(config, precision=settle_precision(options, config, model))
+    network, compiled = make_network(options, config, model)
+    config = replace(config, compiled=compiled)
+    head = head_of(network) if options.freeze else None
+    data.workers = config.workers
+    say(config.describe())
+    optimizer = build_optimizer(options.optimizer, model, options.base_lr, options.weight_decay, options.momentum)
+    ema = ModelEMA(model) if options.ema else None
+    state = TrainState(model, optimizer, config.scaler(), ema, epoch=options.start_epoch)
+    plan = BatchPlan(options.batch_size, options.accumulation, distributed.world_size(), distributed.rank())
+    steps = len(plan.groups(data.order(0)))  # of an epoch
+    state.step = steps * state.epoch
+    schedule = make_schedule(options, steps)
+    say(describe_optimisation(options, plan, schedule))
+
+    resume(state, saved, options, files, plan, steps)
+    if plan.rank:  # each process draws its own dropout
+        seed_everything((options.seed + 1_000_003 * plan.rank + state.step) % 2**32)
+    files.write_classes(card.classes)
+    facts = {name: getattr(options, name) for name in ("dataset", "data_dir", "val_fraction", "seed")}
+    card.training = facts | {"epochs": options.max_epoch, "precision": config.precision}
+    loss_options = {"label_smoothing": options.label_smoothing}
+    if options.class_weights:
+        loss_options["weight"] = data.class_weights()
+    step = Step(distributed.synchronised(network, device), config, schedule, loss_options, options.clip_grad, head)
+    board = Board(pathlib.Path("logs", *files.folder.parts[-2:])) if options.tensorboard and plan.rank == 0 else None
+    stop = stop or StopSignal(device)
+    return Trainer(options, data, card, state, step, plan, files, stop, board, started=started)
+
+
+def announced(answer):
+    """The value of a pair (value, notice), after the notice is printed where there is one."""
+    value, notice = answer
+    if notice:
+        say(notice)
+    return value
+
+
+def open_data(options):
+    """The data set and the card of a model for it; prints what is in it."""
+    with distributed.first_here_first():
+        dataset = open_dataset(options.dataset, options.data_dir, options.val_fraction)
+    card = ModelCard(options.model, dataset.classes, options.image_size, options.resize_size, norm_type=options.norm_type)
+    for notice in dataset.notices:
+        say(notice)
+    sizes = ", ".join(f"{len(split):,} {split.name}" for split in (dataset.train, dataset.val, dataset.test) if split)
+    say(f"{dataset.name}: {plural(card.num_classes, 'class', 'classes')}, {sizes} images at {card.image_size} px")
+    return dataset, card
+
+
+def make_model(options, card, device):
+    """The model on its device, in channels_last, with the trunk frozen if asked for."""
+    model = build_model(options.model, card.num_classes, options.image_size, options.norm_type, options.pretrained)
+    if options.freeze:
+        freeze_trunk(model)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def share_with_workers(options, data):
+    """`(threads, workers)`; prints where there are fewer workers than asked for."""
+    wanted = options.num_workers if data.needs_workers else 0
+    threads, workers = share_cores(wanted, data.device)
+    if workers < wanted:
+        say(f"{plural(wanted, 'loader worker')} reduced to {workers}: this machine has {plural(cores(), 'core')}")
+    return threads, workers
+
+
+def settle_precision(options, config, model):
+    """The precision of a run: that of `config`, or for `auto` the one that a step of `model` takes less time in."""
+    if config.precision != "auto":
+        return config.precision
+    name = f"{options.model} {options.norm_type}{' frozen' * options.freeze}"
+    probe = precision_probe(name, use_training_kernels(model), options.batch_size, options.image_size)
+    return announced(from_main(fastest_precision, config.device, *probe))
+
+
+def make_network(options, config, model):
+    """`(network, compiled)`: what the training step calls, and whether any of it is compiled.
+
+    On a CPU it has faster layers than `model`, over the same parameters and buffers.
+    """
+    shape = (options.batch_size, 3, options.image_size, options.image_size)
+    with config.autocast():
+        network = use_training_kernels(model, shape, options.compile)
+        if options.compile and config.device.type != "cpu":
+            return compile_whole(network, shape)
+    return network, is_compiled(network)
+
+
+def make_schedule(options, steps):
+    """The learning rates of a run whose epochs have `steps` optimizer steps."""
+    warmup = announced(fit_warmup(options.wp_epoch, options.max_epoch))
+    return Schedule(steps * options.max_epoch, round(steps * warmup), options.base_lr, options.min_lr)
+
+
+def describe_optimisation(options, plan, schedule):
+    """One line: optimizer, learning rate, images a step, steps, and the last epochs where they differ from the others."""
+    line = f"{options.optimizer}, learning rate {options.base_lr:g} for {plan.describe()}, "
+    line += f"{plural(schedule.total_steps, 'step')}, {schedule.warmup_steps:,} of them warm-up"
+    plain = options.max_epoch - options.plain_from
+    if options.augments and plain:
+        line += f"; the last {plain} of {plural(options.max_epoch, 'epoch')} without augmentation"
+    return line
+
+
+def resume(state, saved, options, files, plan, steps):
+    """Load what was `saved` by an earlier run, if anything, and print where this run begins."""
+    if saved:
+        state.load_state_dict(saved, next(state.model.parameters()).device)
+        if saved["batches"] != plan.kept:
+            state.group, state.step = 0, state.epoch * steps  # the batches differ, so the interrupted epoch starts again
+        place = f"at epoch {state.epoch + 1}" + (f", step {state.group + 1}" if state.group else "")
+        if state.epoch >= options.max_epoch:
+            place = f"after all of its {plural(state.epoch, 'epoch')}, to test it; with more epochs it would train on"
+        say(f"resumed {files.last if options.resume == 'auto' else options.resume} {place}")
+    elif options.resume:
+        say(f"{files.last} does not exist yet, so there is nothing to resume: this run starts from the beginning")
+    elif files.last.exists():
+        say(f"{files.folder} holds an earlier run, which this one replaces; to keep it, resume it or save elsewhere")

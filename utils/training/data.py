@@ -1,0 +1,90 @@
+"""The images of a run on their way into the network."""
+
+import pathlib
+import sys
+import time
+
+import numpy as np
+import torch
+
+from utils.data.augment import AUGMENTATIONS, erase, mix
+from utils.data.cache import open_store
+from utils.data.loader import eval_batches, needs_workers, train_batches
+from utils.data.sampling import balanced_weights, class_weights, epoch_order
+from utils.data.stores import TransformStore, resident
+from utils.runtime import distributed
+
+
+class TrainingData:
+    """Decoded splits, the order of every epoch, and the batches of training and evaluation."""
+
+    def __init__(self, dataset, card, options, device):
+        """Decodes what is to be kept decoded. Raises UserError that names images that cannot be read."""
+        self.dataset, self.card, self.options, self.device = dataset, card, options, device
+        self.workers = 0  # set once the cores are shared
+        self.labels = torch.from_numpy(dataset.train.labels)
+        self.sampling = balanced_weights(dataset.train.labels) if options.balanced_sampler else None
+        geometry = (options.image_size, card.mean, card.std, card.resize_size)
+        self.augment, self.plain = AUGMENTATIONS[options.augment](*geometry), AUGMENTATIONS["none"](*geometry)
+        splits = {split.name: split for split in (dataset.train, dataset.val, dataset.test) if split}
+        cache, show = pathlib.Path(options.data_dir, "cache"), distributed.rank() == 0 and sys.stderr.isatty()
+        with distributed.first_here_first():
+            stores = {name: open_store(split, card.resize_size, options.cache, cache, show) for name, split in splits.items()}
+        self.stores = resident(stores, device)
+        # Epochs with augmentation read `train_store`: some augmentations work on files, one by one, in loader workers.
+        per_image = self.augment.per_image
+        self.train_store = TransformStore(dataset.train, per_image) if per_image else self.stores["train"]
+
+    @property
+    def needs_workers(self):
+        """Whether loader workers would have something to do."""
+        return any(needs_workers(store, self.device) for store in (self.train_store, *self.stores.values()))
+
+    def class_weights(self):
+        """float32 (classes,) on the device: weights of the loss, inverse to the frequency of the class."""
+        return class_weights(self.dataset.train.labels, self.card.num_classes).to(self.device)
+
+    def order(self, epoch):
+        """Indices of the training images in the order of an epoch, which is counted from 0."""
+        return epoch_order(len(self.dataset.train), self.options.seed, epoch, self.sampling)
+
+    def train_batches(self, state, groups, clock):
+        """Yield (images, targets) for the batches of the running epoch that are left, and clock what that takes.
+
+        images: float32 (N, 3, S, S), normalised; targets: int64 (N,), or soft labels float (N, classes).
+        """
+        epoch, rank, seed = state.epoch, distributed.rank(), self.options.seed
+        done, left = groups[: state.group], groups[state.group :]
+        indices = [batch for group in left for batch in group.batches]
+        store = self.stores["train"] if epoch >= self.options.plain_from else self.train_store
+        of_workers = seed * 1_000_003 + state.step + (rank << 53)
+        loader = iter(train_batches(store, self.labels, indices, self.device, self.workers, seed=of_workers))
+        first = sum(len(group.batches) for group in done)
+        for number in range(first, first + len(indices)):
+            started = time.perf_counter()
+            pixels, labels = next(loader)
+            gathered = time.perf_counter()
+            batch = self._prepare(pixels, labels, epoch, [seed, epoch, number, rank])
+            clock.waiting += gathered - started
+            if self.device.type == "cpu":
+                clock.augmenting += time.perf_counter() - gathered
+            yield batch
+
+    def _prepare(self, pixels, labels, epoch, random_key):
+        options = self.options
+        if epoch >= options.plain_from:
+            return self.plain(pixels, None), labels
+        random = np.random.default_rng(random_key)
+        images, targets = self.augment(pixels, random), labels
+        if options.mixup or options.cutmix:
+            images, targets = mix(images, labels, self.card.num_classes, random, options.mixup, options.cutmix)
+        if options.random_erasing:
+            images = erase(images, random, options.random_erasing)
+        return images, targets
+
+    def eval_batches(self, split, batch_size):
+        """Yield (images, labels) of this process's share of a split, preprocessed as in every evaluation."""
+        shard = (distributed.rank(), distributed.world_size())
+        return eval_batches(
+            split, self.card, batch_size, self.device, store=self.stores[split.name], workers=self.workers, shard=shard
+        )
