@@ -9,8 +9,11 @@ import sys
 from utils.core.text import printable
 
 USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4  # exit statuses beyond 0 and Python's own 1
-# Of an OSError: the place is closed to the user, full, or of another kind than its name says.
-PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+# Of an OSError: the place is closed to the user, full, of another kind than its name says, or its name leads nowhere.
+PLACES = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in the RuntimeError of torch
 
 flags = {}  # parameter name -> the flag of the running script that sets it; its parser fills this in
@@ -49,7 +52,7 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Exception as error:
-        sentence = _sentence(error)
+        sentence = explain(error)
         if sentence is None:
             raise
         print(f"error: {printable(sentence)}", file=sys.stderr)
@@ -57,7 +60,7 @@ def run(main):
     sys.exit(status)
 
 
-def _sentence(error):
+def explain(error):
     """What to tell the user of an exception; None for a bug."""
     if isinstance(error, UserError):
         return f"{flags[error.option]}: {error}" if error.option in flags else str(error)
