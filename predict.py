@@ -15,9 +15,11 @@ import sys
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device
 from utils.core.errors import UserError, run
-from utils.inference import answers
+from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import FORMATS, exported, format_of
+from utils.inference.output import report
 from utils.inference.predictors import open_predictor
+from utils.inference.sources import find_images
 
 
 def parser():
@@ -27,14 +29,14 @@ def parser():
     model.add_argument(*names, dest="model", required=True, metavar="FILE", help="an exported file: .onnx, .pt or .pt2")
     model.add_argument("-e", "--engine", choices=exported(), help="default: what the file says")
     add_card_facts(model)
-    answers.add_flags(parser)
+    add_flags(parser)
     add_device(parser)
     return parser
 
 
 def main():
-    args = parser().parse(answers.flags_agree)
-    pictures = answers.find_pictures(args.image)
+    args = parser().parse(flags_agree)
+    files = find_images(args.image)
     classes = read_classes(args.classes) if args.classes else None
     engine = format_of(args.model, args.engine)
     if engine not in exported():
@@ -45,7 +47,7 @@ def main():
         print("--cuda: no CUDA device is usable here, so the CPU is used", file=sys.stderr)
     if predictor.warning():
         print(predictor.warning(), file=sys.stderr)
-    return answers.report(predictor, pictures, **answers.wanted(args))
+    return report(predictor, files, options_of(args))
 
 
 if __name__ == "__main__":

@@ -15,23 +15,25 @@ from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device, add_model
 from utils.core.errors import run
 from utils.core.machine import keep_memory
-from utils.inference import answers
+from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import must_be_checkpoint
+from utils.inference.output import report
 from utils.inference.predictors import open_predictor
+from utils.inference.sources import find_images
 
 
 def parser():
     parser = Parser(__doc__)
     model = add_model(parser, list_models(), required_weights=True)
     add_card_facts(model)
-    answers.add_flags(parser)
+    add_flags(parser)
     add_device(parser)
     return parser
 
 
 def main():
-    args = parser().parse(answers.flags_agree)
-    pictures = answers.find_pictures(args.image)
+    args = parser().parse(flags_agree)
+    files = find_images(args.image)
     must_be_checkpoint(args.weights)
     classes = read_classes(args.classes) if args.classes else None
     predictor = open_predictor(args.weights, "checkpoint", classes, args.device, args.image_size, model=args.model)
@@ -40,7 +42,7 @@ def main():
     if predictor.card.scheme:
         print(predictor.arithmetic, file=sys.stderr)
     keep_memory()
-    return answers.report(predictor, pictures, **answers.wanted(args))
+    return report(predictor, files, options_of(args))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def coarse():
             return card
 
     yield
-    del QUANTIZERS["coarse"]
+    QUANTIZERS.pop("coarse", None)
 
 
 @pytest.fixture
@@ -111,12 +111,10 @@ def test_a_new_scheme_is_quantized_evaluated_and_compared(coarse, weights, main_
     assert status == 0 and file.exists() and "PyTorch: two bits of mantissa" in out
 
     main_of("eval", "-w", file)
-    assert (
-        json.loads((tmp_path / "results/accuracy/digits/custom_coarse.json").read_text())["precision"] == "two bits of mantissa"
-    )
+    report = json.loads((tmp_path / "results/accuracy/digits/custom_coarse.json").read_text())
+    assert report["precision"] == "two bits of mantissa" and report["Acc@1"] > 0.5
 
     out = main_of("benchmark", "-w", weights)[1]
     assert "PyTorch coarse: two bits of mantissa" in out
     del QUANTIZERS["coarse"]  # who reads the file needs the card only
     assert "Predicted class: " in main_of("predict_ckpoint", "-i", "image.png", "-w", file)[1]
-    QUANTIZERS["coarse"] = None

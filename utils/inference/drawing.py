@@ -1,8 +1,8 @@
-"""An answer written above its picture, with Pillow and its own font."""
+"""An answer written above its image, with Pillow and its own font."""
 
 from PIL import Image, ImageDraw, ImageFont
 
-LEAST = 224  # px; a picture narrower than this is enlarged, so that the text is legible
+LEAST = 224  # px; an image narrower than this is enlarged, so that the text is legible
 
 
 def draw(image, text):

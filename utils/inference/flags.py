@@ -1,0 +1,42 @@
+"""The flags that both predict scripts share, as utils.core.cli has those of all scripts."""
+
+import os
+
+from utils.core.cli import at_least, between
+from utils.core.images import MAX_PIXELS
+from utils.inference.answers import Options
+
+
+def add_flags(parser):
+    """Which images, and where the answers go."""
+    images = parser.add_argument_group("images")
+    images.add_argument("-i", "--image", required=True, nargs="+", metavar="FILE|FOLDER|GLOB", help="what to classify")
+    images.add_argument("--batch_size", type=int, default=32, check=at_least(1), help="images at a time")
+    images.add_argument("--max_pixels", type=int, default=MAX_PIXELS, check=at_least(1), help="refuse larger images")
+    answers = parser.add_argument_group("answers")
+    answers.add_argument("--topk", type=int, default=5, check=at_least(1), metavar="K", help="print the K likeliest, not one")
+    answers.add_argument(
+        "--threshold", type=float, default=0.0, check=between(0, 1), metavar="P", help="answer unknown below P"
+    )
+    answers.add_argument("--json", metavar="FILE|-", help="write the answers as JSON; - is standard output")
+    answers.add_argument("--csv", metavar="FILE|-", help="write the answers as CSV; - is standard output")
+    answers.add_argument("--save_dir", metavar="DIR", help="write the images with the answer drawn on")
+
+
+def flags_agree(args):
+    """Faults of output flags that do not go together."""
+    faults = []
+    if args.json == args.csv == "-":
+        faults.append("--json - and --csv - both want standard output; give one of them a file")
+    for flag, path in (("--json", args.json), ("--csv", args.csv)):
+        if path and os.path.isdir(path):
+            faults.append(f"{flag} {path} is a folder; name a file")
+    if args.save_dir and os.path.exists(args.save_dir) and not os.path.isdir(args.save_dir):
+        faults.append(f"--save_dir {args.save_dir} is a file; name a folder")
+    return faults
+
+
+def options_of(args):
+    """The parsed flags as Options."""
+    names = ("topk", "batch_size", "threshold", "max_pixels", "json", "csv", "save_dir")
+    return Options(**{name: getattr(args, name) for name in names}, show_topk="topk" in args.given)

@@ -1,0 +1,123 @@
+"""What was answered, as lines and tables on the screen, as JSON and CSV, and as images with the answer drawn on."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import sys
+
+from utils.core.errors import SOME_UNREADABLE, UserError
+from utils.core.files import replacing, write_text
+from utils.core.text import plural, table
+from utils.inference.answers import UNKNOWN, ask, load
+
+
+def report(predictor, files, options):
+    """Answer all `files` (ImageFile) and write what the Options ask for; return the exit status.
+
+    One image gives one line, several give a table. The status is 0, or 3 where some could not be read; UserError
+    where none could.
+    """
+    answers, seconds = ask(predictor, files, options)
+    faults = [answer for answer in answers if answer.fault]
+    for answer in faults:
+        print(f"unreadable: {answer.fault}", file=sys.stderr)
+    if len(faults) == len(answers):
+        raise UserError(f"none of the {plural(len(answers), 'image')} could be read")
+    if "-" not in (options.json, options.csv):
+        show = _show_one if len(files) == 1 else _show_many
+        show(answers, seconds, predictor, options.show_topk)
+    if options.json:
+        _write(options.json, _as_json(answers, seconds, predictor))
+    if options.csv:
+        _write(options.csv, _as_csv(answers, min(options.topk, predictor.card.num_classes)))
+    if options.save_dir:
+        _draw_all(files, answers, options)
+    return SOME_UNREADABLE if faults else 0
+
+
+def _show_one(answers, seconds, predictor, show_topk):
+    (answer,) = answers
+    print(f"Predicted class: {answer.label} ({answer.top[0][1]:.2f}) in {seconds:.4f} seconds.")
+    rest = answer.top if answer.label == UNKNOWN else answer.top[1:]
+    if show_topk and rest:
+        width = max(len(name) for name, _ in rest)
+        print("\n".join(f"  {name:{width}}  {probability:.4f}" for name, probability in rest))
+
+
+def _show_many(answers, seconds, predictor, show_topk):
+    answered = [answer for answer in answers if not answer.fault]
+    header = ["image", "class", "probability"] + ["then"] * show_topk
+    rows = []
+    for answer in answered:
+        rest = answer.top if answer.label == UNKNOWN else answer.top[1:]
+        then = ", ".join(f"{name} {probability:.2f}" for name, probability in rest)
+        rows.append([_printable(answer.path), answer.label, f"{answer.top[0][1]:.2f}"] + [then] * show_topk)
+    print(table(header, rows, align="<<><"[: len(header)]))
+    speed = f"{len(answered) / seconds:.0f} images/s, {predictor.engine} on {predictor.device}"
+    unread = f", {len(answers) - len(answered)} unreadable" if len(answered) < len(answers) else ""
+    print(f"{plural(len(answered), 'image')} answered{unread} in {seconds:.2f} seconds ({speed}).")
+
+
+def _as_json(answers, seconds, predictor):
+    images = [
+        {
+            "image": _printable(answer.path),
+            "class": answer.label,
+            "probability": answer.top[0][1],
+            "top": [{"class": name, "probability": probability} for name, probability in answer.top],
+        }
+        for answer in answers
+        if not answer.fault
+    ]
+    faults = [{"image": _printable(answer.path), "reason": answer.fault} for answer in answers if answer.fault]
+    about = {"model": str(predictor.path), "engine": predictor.engine, "device": predictor.device, "seconds": seconds}
+    return json.dumps(about | {"images": images, "unreadable": faults}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _as_csv(answers, topk):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = [f"{word}_{rank}" for rank in range(1, topk + 1) for word in ("class", "probability")]
+    writer.writerow(["image", "class", "probability", *ranks])
+    for answer in answers:
+        if not answer.fault:
+            rest = [cell for name, probability in answer.top for cell in (name, f"{probability:.6f}")]
+            writer.writerow([_printable(answer.path), answer.label, f"{answer.top[0][1]:.6f}", *rest])
+    return text.getvalue()
+
+
+def _printable(path):
+    """A path as text that can be printed and encoded, whatever bytes its name is made of."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _write(path, text):
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    write_text(path, text)
+
+
+def _draw_all(files, answers, options):
+    """Write a copy of every answered image, the answer on top of it, as JPEG for a JPEG and as PNG for all others."""
+    from utils.inference.drawing import draw  # not above: few runs draw
+
+    taken = set()
+    for file, answer in zip(files, answers, strict=True):
+        if answer.fault:
+            continue
+        target = _free_name(pathlib.Path(options.save_dir, file.name), taken)
+        with replacing(target) as temporary:
+            draw(load(file.path, options.max_pixels), f"{answer.label} {answer.top[0][1]:.2f}").save(temporary)
+
+
+def _free_name(path, taken):
+    """`path` with the suffix that is written, numbered where another image has that name already."""
+    suffix = path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+    stem, number = path.stem, 1
+    while (path := path.with_name(f"{stem}{'' if number == 1 else f'_{number}'}{suffix}")) in taken:
+        number += 1
+    taken.add(path)
+    return path
