@@ -9,18 +9,12 @@ torchrun --nproc_per_node 4 train.py --batch_size 256              four GPUs, 10
 
 import dataclasses
 
-import torch
-
 from models.registry import list_models
 from utils.core import cli
 from utils.core.errors import UserError, run
-from utils.data.augment import AUGMENTATIONS
-from utils.data.cache import CACHES
-from utils.runtime import distributed
-from utils.runtime.device import choose_device
-from utils.training.build import build_trainer
-from utils.training.optim import OPTIMIZERS
+from utils.data.registry import CACHES, list_augmentations
 from utils.training.options import TrainOptions
+from utils.training.registry import list_optimizers
 from utils.training.schedule import WARMUP_EPOCHS
 
 
@@ -34,7 +28,7 @@ def parser():
     data.add_argument("--val_fraction", type=float, default=d.val_fraction, check=cli.between(0, 1, closed=False),
                       help="share of train held out for selection where there is no val/; 0 trains on all")  # fmt: skip
     data.add_argument("--cache", default=d.cache, choices=CACHES, help="keep decoded images: in memory, in a file, or not")
-    data.add_argument("--augment", default=d.augment, choices=list(AUGMENTATIONS), help="random changes of training images")
+    data.add_argument("--augment", default=d.augment, choices=list_augmentations(), help="random changes of training images")
     data.add_argument("--plain_epochs", type=int, check=cli.at_least(0), metavar="N",
                       help="last epochs without augmentation; default: three quarters of the run, but at most 15")  # fmt: skip
     data.add_argument("--mixup", type=float, default=d.mixup, check=cli.at_least(0), help="α of mixup, such as 0.2; 0 is off")
@@ -56,7 +50,7 @@ def parser():
     optim.add_argument("--wp_epoch", type=float, default=WARMUP_EPOCHS, check=cli.at_least(0), help="epochs of linear warm-up")
     optim.add_argument("--start_epoch", type=int, default=d.start_epoch, check=cli.at_least(0), help="first epoch, from 0")
     optim.add_argument("--eval_epoch", type=int, default=d.eval_epoch, check=cli.at_least(1), help="epochs between evaluations")
-    optim.add_argument("--optimizer", default=d.optimizer, choices=list(OPTIMIZERS), help="update rule")
+    optim.add_argument("--optimizer", default=d.optimizer, choices=list_optimizers(), help="update rule")
     optim.add_argument("--base_lr", type=float, default=d.base_lr, check=cli.above(0), help="learning rate after the warm-up")
     optim.add_argument("--min_lr", type=float, default=d.min_lr, check=cli.at_least(0), help="learning rate of the last step")
     optim.add_argument("--weight_decay", type=float, default=d.weight_decay, check=cli.at_least(0), help="not of norms, biases")
@@ -108,8 +102,6 @@ def contradictions(args):
         faults.append("--freeze on random weights learns nothing; add --pretrained")
     if args.class_weights and args.balanced_sampler:
         faults.append("--class_weights and --balanced_sampler both correct the same imbalance; take one")
-    if args.norm_type == "SyncBN" and distributed.launched() and (args.device == "cpu" or not torch.cuda.is_available()):
-        faults.append("--norm_type SyncBN under torchrun needs CUDA; give BN or GN on the CPU")
     if args.batch_size == 1 and args.norm_type in ("BN", "SyncBN"):
         faults.append("--batch_size 1 gives BatchNorm nothing to average over; give 2 or more, or --norm_type GN")
     return faults
@@ -127,6 +119,10 @@ def options_of(args):
 
 def main():
     args = parser().parse(contradictions)
+    from utils.runtime import distributed  # not above: torch takes seconds, wrong flags are answered before
+    from utils.runtime.device import choose_device
+    from utils.training.build import build_trainer
+
     device = choose_device(args.device, args.cuda)
     distributed.join_group(device)
     try:

@@ -1,7 +1,7 @@
 import pytest
 
 from utils.core.errors import UserError
-from utils.core.registry import Registry
+from utils.core.registry import Registry, names_in
 
 
 def test_keeps_the_order_and_refuses_a_second_of_the_same_name():
@@ -18,3 +18,11 @@ def test_an_unknown_name_lists_the_known_and_the_nearest():
     table.register("pear")(1)
     with pytest.raises(UserError, match=r"unknown fruit 'paer'. Did you mean 'pear'\? Known: pear"):
         table["paer"]
+
+
+def test_names_are_read_from_a_file_that_is_not_imported(tmp_path):
+    file = tmp_path / "fruits.py"
+    file.write_text(
+        'raise SystemExit\n@FRUITS.register("b")\n@FRUITS.register("a")\ndef f(): ...\n@OTHER.register("c")\nclass C: ...\n'
+    )
+    assert names_in([file], "FRUITS") == ["a", "b"]

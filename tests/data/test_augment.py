@@ -9,8 +9,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from utils.core.card import IMAGENET_MEAN, IMAGENET_STD, resize_size
 from utils.core.images import resize_and_crop
-from utils.data.augment import AUGMENTATIONS, erase, mix
+from utils.data.augment import erase, mix
 from utils.data.geometry import centre_crops, draw_boxes, normalise, sample_affine
+from utils.data.registry import AUGMENTATIONS
 from utils.data.stores import Pixels
 
 NORM = (IMAGENET_MEAN, IMAGENET_STD)

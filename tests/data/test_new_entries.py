@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from utils.core.errors import UserError
-from utils.data.augment import AUGMENTATIONS, Centre
+from utils.data.augment import Centre
 from utils.data.datasets import DATASETS, is_present
+from utils.data.registry import AUGMENTATIONS
 from utils.data.splits import Dataset, Split
 
 SHORT = ("-m", "custom", "--image_size", 16, "--max_epoch", 2, "--batch_size", 32, "--num_workers", 0)

@@ -1,6 +1,6 @@
 """The cache of an image folder, opened as train.py opens it: run by torchrun. Arguments: the image folder, and where to write.
 
-That is who has decoded, and of each process the pictures that it reads.
+That is who has decoded, and of each process the images that it reads.
 """
 
 import json
@@ -30,8 +30,8 @@ def main(photos, folder):
     split = open_dataset(photos, val_fraction=0).train
     with distributed.first_here_first():
         store = open_store(split, 7, "disk", folder / "cache", show=False)
-    pictures = [store.gather(torch.tensor([i])).data.flatten().tolist() for i in range(len(store))]
-    (folder / f"{distributed.rank()}.json").write_text(json.dumps(pictures))
+    images = [store.gather(torch.tensor([i])).data.flatten().tolist() for i in range(len(store))]
+    (folder / f"{distributed.rank()}.json").write_text(json.dumps(images))
     distributed.leave_group()
 
 

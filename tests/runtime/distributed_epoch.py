@@ -15,10 +15,11 @@ from utils.data.datasets import open_dataset
 from utils.evaluation.evaluate import evaluate, gather
 from utils.runtime import distributed
 from utils.runtime.config import RunConfig
+from utils.training.batches import BatchPlan
 from utils.training.data import TrainingData
 from utils.training.loop import Clock, Step, train_epoch
 from utils.training.optim import build_optimizer
-from utils.training.options import BatchPlan, TrainOptions
+from utils.training.options import TrainOptions
 from utils.training.state import TrainState
 
 

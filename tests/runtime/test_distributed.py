@@ -87,7 +87,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     _status, text = signal_one(tmp_path, signal.SIGTERM, "epoch   2/400", "--max_epoch", 400, within=100)
     assert text.count("last.pth is saved\n--resume auto goes on") == 1 and "was lost" not in text, text[-3000:]
     state = read_checkpoint(tmp_path / "weights" / "digits" / "custom" / "last.pth")
-    assert state["step"] == state["epoch"] * 6 + state["group"]  # 1,295 pictures in steps of 256
+    assert state["step"] == state["epoch"] * 6 + state["group"]  # 1,295 images in steps of 256
 
 
 def signal_one(folder, signum, line, *flags, restarts=0, within=200):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,10 +14,12 @@ import torch
 from conftest import ROOT
 from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
 
+import train
 from models.checkpoint import load_model, read_checkpoint
 from utils.core.errors import UserError
 from utils.data.stores import ArrayStore
 from utils.runtime.device import kind_of
+from utils.training.options import TrainOptions
 
 TINY = ("-m", "custom", "-d", "digits", "--image_size", "16", "--precision", "fp32", "--num_workers", "0")
 
@@ -219,6 +222,18 @@ def test_tensorboard_logs(main_of, tmp_path):
     names = {f"{kind}/{split}" for kind in ("loss", "Acc@1", "Acc@5") for split in ("train", "val")}
     assert names | {"learning rate", "images per second"} <= set(events.Tags()["scalars"])
     assert events.Tags()["images"] == ["training images"]
+
+
+def test_options_without_flags_are_those_of_train_without_flags():
+    args = train.parser().parse(train.contradictions, argv=[])
+    assert dataclasses.replace(train.options_of(args), flags={}) == TrainOptions()
+
+
+def test_flags_become_options():
+    argv = ["-m", "custom", "--fp16", "--wp_epoch", "3", "--max_epoch", "9", "-r", "--ema"]
+    options = train.options_of(train.parser().parse(train.contradictions, argv=argv))
+    assert (options.precision, options.wp_epoch, options.resume, options.ema) == ("fp16", 3, "auto", True)
+    assert options.flags["fp16"] and options.flags["precision"] == "auto" and "given" not in options.flags
 
 
 MISTAKES = {

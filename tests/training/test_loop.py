@@ -13,11 +13,12 @@ from utils.core.errors import UserError
 from utils.data.datasets import open_dataset
 from utils.data.splits import Dataset
 from utils.runtime.config import RunConfig
+from utils.training.batches import BatchPlan
 from utils.training.data import TrainingData
 from utils.training.ema import ModelEMA
 from utils.training.loop import CHECK_EVERY, Clock, Step, check_losses, set_train_mode, train_epoch
 from utils.training.optim import build_optimizer
-from utils.training.options import BatchPlan, TrainOptions
+from utils.training.options import TrainOptions
 from utils.training.state import TrainState
 
 CPU = torch.device("cpu")

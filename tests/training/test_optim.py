@@ -1,9 +1,12 @@
+import json
+
 import pytest
 import torch
 
 from models.build import build_model, freeze_trunk
 from utils.core.errors import UserError
-from utils.training.optim import OPTIMIZERS, build_optimizer
+from utils.training.optim import build_optimizer
+from utils.training.registry import OPTIMIZERS
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -40,3 +43,28 @@ def test_only_what_is_trainable():
 def test_unknown_name():
     with pytest.raises(UserError, match="adamw"):
         build_optimizer("lion", torch.nn.Linear(1, 1), 0.1, 0)
+
+
+def test_a_new_optimizer_is_a_choice_of_train(main_of, tmp_path):
+    @OPTIMIZERS.register("sign_sgd")
+    class SignSGD(torch.optim.Optimizer):
+        """Bernstein et al. 2018: every weight moves by the learning rate, against the sign of its gradient."""
+
+        def __init__(self, groups, lr, momentum, fused, **options):
+            super().__init__(groups, {"lr": lr, **options})
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+
+    flags = ("-m", "custom", "-d", "digits", "--image_size", 16, "--precision", "fp32", "--max_epoch", 2)
+    try:
+        status, _ = main_of("train", *flags, "--optimizer", "sign_sgd", "--base_lr", 1e-3)
+    finally:
+        del OPTIMIZERS["sign_sgd"]
+    facts = json.loads((tmp_path / "weights" / "digits" / "custom" / "history.json").read_text())
+    assert status == 0 and facts["final"]["Acc@1"] > 0.5
+    with pytest.raises(UserError, match="sign_sgd"):
+        main_of("train", *flags, "--optimizer", "sign_sgd")

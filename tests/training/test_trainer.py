@@ -10,8 +10,9 @@ import torch
 
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from utils.core.errors import UserError
+from utils.training.batches import BatchPlan
 from utils.training.build import build_trainer
-from utils.training.options import BatchPlan, TrainOptions
+from utils.training.options import TrainOptions
 from utils.training.state import TrainState
 
 CPU = torch.device("cpu")
@@ -153,6 +154,12 @@ def test_files_are_checked_before_data_are_read(name, trainer_of, tmp_path, caps
     with pytest.raises(UserError, match=message):
         trainer_of(dataset="nowhere", **options)  # which would be an error too
     assert not capsys.readouterr().out
+
+
+def test_norms_over_all_processes_need_cuda(trainer_of, monkeypatch):
+    monkeypatch.setattr("utils.runtime.distributed.world_size", lambda: 2)
+    with pytest.raises(UserError, match="SyncBN in several processes needs CUDA"):
+        trainer_of(norm_type="SyncBN")
 
 
 def test_early_stopping_counts_evaluations_that_are_no_better(trainer_of, capsys):

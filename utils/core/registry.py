@@ -1,6 +1,8 @@
 """A table from names to things; everything that can be chosen on a command line stands in one."""
 
+import ast
 import difflib
+import pathlib
 
 from utils.core.errors import UserError
 
@@ -35,3 +37,18 @@ def instead(name, known):
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{hint}Known: {', '.join(known)}."
+
+
+def names_in(files, table):
+    """The names in the lines `@<table>.register("name")` of Python files, in order.
+
+    The files are read, not imported, because an import of torch takes seconds; so the name must be a literal.
+    """
+    return [name for file in files for name in _registered_in(pathlib.Path(file).read_text(encoding="utf-8"), table)]
+
+
+def _registered_in(source, table):
+    for statement in ast.parse(source).body:
+        for decorator in reversed(getattr(statement, "decorator_list", [])):  # the lowest one registers first
+            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == f"{table}.register":
+                yield ast.literal_eval(decorator.args[0])

@@ -12,11 +12,10 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from utils.core.card import resize_size
-from utils.core.registry import Registry
 from utils.data.geometry import CROP_RATIO, CROP_SCALE, centre_crops, draw_boxes, normalise, sample_affine
+from utils.data.registry import AUGMENTATIONS
 from utils.runtime.device import send
 
-AUGMENTATIONS = Registry("augmentation")
 DEGREES = 15.0
 
 

@@ -20,7 +20,6 @@ from utils.core.files import WriteError, replacing
 from utils.core.machine import cores, free_memory
 from utils.data.stores import ArrayStore, FileStore, _shrunk_array, _uniform, shrunk
 
-CACHES = ("auto", "ram", "disk", "off")
 FORMAT = 1  # of the packed file; a new number makes old files stale
 
 

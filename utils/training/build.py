@@ -8,6 +8,7 @@ import torch
 
 from models.build import build_model, check_model, freeze_trunk, head_of
 from utils.core.card import ModelCard
+from utils.core.errors import UserError
 from utils.core.machine import cores, keep_memory
 from utils.core.text import plural
 from utils.data.datasets import open_dataset
@@ -18,12 +19,12 @@ from utils.runtime.config import RunConfig
 from utils.runtime.device import prefer_fast_matmul, share_cores
 from utils.runtime.distributed import from_main, say
 from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
+from utils.training.batches import BatchPlan
 from utils.training.data import TrainingData
 from utils.training.ema import ModelEMA
 from utils.training.files import RunFiles, check_training_state, find_earlier_run
 from utils.training.loop import Step
 from utils.training.optim import build_optimizer
-from utils.training.options import BatchPlan
 from utils.training.progress import Board
 from utils.training.schedule import Schedule, fit_warmup
 from utils.training.signals import StopSignal
@@ -38,9 +39,7 @@ def build_trainer(options, device, stop=None):
     decoded.
     """
     started = time.perf_counter()
-    check_model(options.model, options.image_size, options.norm_type, options.pretrained)
-    if options.resume not in (None, "auto"):
-        from_main(check_training_state, options.resume)
+    check_options(options, device)
     keeps_memory = keep_memory()
     prefer_fast_matmul()
     seed_everything(options.seed)
@@ -81,6 +80,15 @@ def build_trainer(options, device, stop=None):
     board = Board(pathlib.Path("logs", *files.folder.parts[-2:])) if options.tensorboard and plan.rank == 0 else None
     stop = stop or StopSignal(device)
     return Trainer(options, data, card, state, step, plan, files, stop, board, started=started)
+
+
+def check_options(options, device):
+    """Raise UserError for what can be wrong with options before any data are read."""
+    check_model(options.model, options.image_size, options.norm_type, options.pretrained)
+    if options.norm_type == "SyncBN" and device.type == "cpu" and distributed.world_size() > 1:
+        raise UserError("SyncBN in several processes needs CUDA; give BN or GN on the CPU", option="norm_type")
+    if options.resume not in (None, "auto"):
+        from_main(check_training_state, options.resume)
 
 
 def announced(answer):

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import torch
 
-from utils.data.augment import AUGMENTATIONS, erase, mix
+from utils.data.augment import erase, mix
 from utils.data.cache import open_store
 from utils.data.loader import eval_batches, needs_workers, train_batches
+from utils.data.registry import AUGMENTATIONS
 from utils.data.sampling import balanced_weights, class_weights, epoch_order
 from utils.data.stores import TransformStore, resident
 from utils.runtime import distributed

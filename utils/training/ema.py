@@ -11,6 +11,9 @@ class ModelEMA:
     The decay of update t = 1, 2, … is d_t = min(decay, (1 + t) / (10 + t)), so that the random start is forgotten within
     a few steps and the average spans about a ninth of the training so far until `decay` caps it. Integer buffers are
     copied. Polyak & Juditsky 1992; the ramp is that of TensorFlow's ExponentialMovingAverage.
+
+    torch.optim.swa_utils.AveragedModel would not be shorter: it copies the weights at the first update instead of averaging
+    them in, passes integer buffers to the averaging function too, and groups all tensors anew in every step.
     """
 
     def __init__(self, model, decay=0.9998):
@@ -23,7 +26,7 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model):
-        """Take in the weights that `model` has now."""
+        """Average in the weights that `model` has now."""
         self.updates += 1
         averages, values = self.model.state_dict(), model.state_dict()
         floating = [key for key, value in values.items() if value.is_floating_point()]

@@ -1,4 +1,4 @@
-"""Stopping a run: interrupts and SIGTERM end it after the step in flight."""
+"""SIGINT and SIGTERM stop a run after the step that is running."""
 
 import signal
 import sys
@@ -9,14 +9,14 @@ import torch.distributed as dist
 
 from utils.runtime.distributed import world_size
 
-CHECK_EVERY = 20  # optimizer steps between two looks at the loss, each of which waits for the device
+CHECK_EVERY = 20  # optimizer steps; more often, reading the loss or exchanging signals would make the device wait
 
 
 class StopSignal:
-    """Remembers an interrupt or SIGTERM, so that the step in flight is finished and the state saved.
+    """Remembers SIGINT or SIGTERM, so that the running step can finish and the state be saved: a context manager.
 
-    It is true once `look` has found a signal. A second one kills, but not within a second: torchrun hands on to its processes
-    what they have had from the terminal already. Used as a context manager; outside of it the signals do what they did before.
+    It is true once `look` has seen a signal. A second signal ends the process, unless it comes within a second: torchrun
+    forwards to its processes what they have received from the terminal already. Afterwards signals act as before.
     """
 
     def __init__(self, device):
@@ -39,9 +39,9 @@ class StopSignal:
             sys.exit(128 + signum)
 
     def look(self, step=0):
-        """Whether to stop after this step. All processes of a run get one answer, and so stop after the same step.
+        """Whether to stop after this step. All processes of a run get the same answer, so that they stop after the same step.
 
-        On CUDA they ask each other at every 20th step only, as the question waits for the device.
+        On CUDA they exchange it at every 20th step only, because the exchange waits for the device.
         """
         if world_size() == 1:
             self.signum = self.received

@@ -13,10 +13,11 @@ from utils.evaluation.evaluate import evaluate, gather
 from utils.evaluation.metrics import headline
 from utils.runtime import distributed
 from utils.runtime.distributed import say
+from utils.training.batches import BatchPlan
 from utils.training.data import TrainingData
 from utils.training.files import RunFiles
 from utils.training.loop import Clock, Step, set_train_mode, train_epoch
-from utils.training.options import BatchPlan, TrainOptions
+from utils.training.options import TrainOptions
 from utils.training.progress import Board, Progress, scores, summary, terminal_width, where_time_went
 from utils.training.signals import StopSignal
 from utils.training.state import TrainState, is_better
