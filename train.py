@@ -11,6 +11,7 @@ import dataclasses
 
 from models.registry import list_models
 from utils.core import cli
+from utils.core.card import architecture
 from utils.core.errors import UserError, run
 from utils.data.registry import CACHES, list_augmentations
 from utils.training.options import TrainOptions
@@ -39,7 +40,8 @@ def parser():
 
     model = p.add_argument_group("model")
     names = list_models()
-    model.add_argument("-m", "--model", default=d.model, check=cli.known("model", names), help=f"one of {', '.join(names)}")
+    about = f"one of {', '.join(names)}"
+    model.add_argument("-m", "--model", type=architecture, default=d.model, check=cli.known("model", names), help=about)
     model.add_argument("-p", "--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     model.add_argument("--freeze", action="store_true", help="train the head only; the other weights stay as they are")
     model.add_argument("--norm_type", default=d.norm_type, choices=("BN", "GN", "LN", "IN", "SyncBN"), help="normalisation")

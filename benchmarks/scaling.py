@@ -25,6 +25,7 @@ from benchmarks.pairs import ratios, save, spread
 from benchmarks.train_throughput import full_steps
 from models.registry import list_models
 from utils.core import cli
+from utils.core.card import architecture
 from utils.core.errors import run
 from utils.core.files import RESULTS
 from utils.core.text import plural, table
@@ -35,7 +36,7 @@ from utils.training.options import TrainOptions
 
 def parser():
     p = cli.Parser(__doc__)
-    p.add_argument("-m", "--model", default="custom", help=f"one of {', '.join(list_models())}")
+    p.add_argument("-m", "--model", type=architecture, default="custom", help=f"one of {', '.join(list_models())}")
     p.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128, 224], check=cli.at_least(8), help="image sizes, px")
     p.add_argument("--batches", type=int, nargs="+", default=[16, 64, 256], check=cli.at_least(2), help="batch sizes")
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2], check=cli.at_least(1), help="torch threads")

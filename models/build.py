@@ -2,41 +2,40 @@
 
 import importlib
 import os
-import pkgutil
-import socket
 import urllib.error
 
 import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-import models
 from models.layers import NORMS, replace_norms
-from models.registry import MODELS
+from models.registry import MODELS, families
+from utils.core.card import architecture
 from utils.core.errors import UserError
+from utils.core.machine import network_timeout
 
-SHARED = {"build", "checkpoint", "half", "layers", "registry"}  # what is no family
-for file in pkgutil.iter_modules(models.__path__):
-    if file.name not in SHARED:
-        importlib.import_module(f"models.{file.name}")  # registers its models
+for family in families():
+    importlib.import_module(f"models.{family}")  # registers its models
 
-MIN_IMAGE_SIZE = 8  # px; under it FashionCNN's third pooling has nothing left
+MIN_IMAGE_SIZE = 8  # px; the third pooling of FashionCNN leaves nothing of smaller images
 
 
 def build_model(name, num_classes, image_size=224, norm_type="BN", pretrained=False):
     """A registered model with random weights, or with torchvision's ImageNet trunk when `pretrained`.
 
     Takes float32 (B, 3, H, W) and gives logits (B, num_classes). Raises UserError for an unknown name, an image size
-    that is too small, and pretrained weights that do not exist, do not fit `norm_type` or cannot be had.
+    that is too small, and pretrained weights that do not exist, do not fit `norm_type` or cannot be downloaded.
     """
     check_model(name, image_size, norm_type, pretrained)
+    name = architecture(name)
     weights = _imagenet_weights(name) if pretrained else None
     try:
-        model = MODELS[name](num_classes, image_size, weights=weights)
+        with network_timeout():
+            model = MODELS[name](num_classes, image_size, weights=weights)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         if weights is None:
             raise
-        raise UserError(_cannot_load(weights, error)) from None
+        raise UserError(_cannot_download(weights, error), option="pretrained") from None
     if NORMS[norm_type]:
         replace_norms(model, NORMS[norm_type])
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if norm_type == "SyncBN" else model
@@ -44,11 +43,14 @@ def build_model(name, num_classes, image_size=224, norm_type="BN", pretrained=Fa
 
 def check_model(name, image_size=224, norm_type="BN", pretrained=False):
     """Raise the UserErrors of `build_model` that can be known without building it."""
+    name = architecture(name)
     MODELS[name]
     if image_size < MIN_IMAGE_SIZE:
-        raise UserError(f"--image_size {image_size} is too small for {name}; give {MIN_IMAGE_SIZE} or more")
+        raise UserError(f"{image_size} px is too small for {name}; give {MIN_IMAGE_SIZE} or more", option="image_size")
     if pretrained and NORMS[norm_type] is not None:
-        raise UserError(f"--pretrained weights come with BatchNorm; --norm_type {norm_type} cannot use them: give BN or SyncBN")
+        raise UserError(
+            f"{norm_type} cannot use pretrained weights, which have BatchNorm; give BN or SyncBN", option="norm_type"
+        )
     if pretrained:
         _imagenet_weights(name)
 
@@ -66,14 +68,12 @@ def freeze_trunk(model):
 
 def _imagenet_weights(name):
     try:
-        weights = get_model_weights(name).DEFAULT
+        return get_model_weights(name).DEFAULT
     except ValueError:
-        raise UserError(f"--pretrained: there are no ImageNet weights for {name}; leave the flag out") from None
-    socket.setdefaulttimeout(10)  # seconds; without it a dead network hangs for minutes
-    return weights
+        raise UserError(f"there are no ImageNet weights for {name}; train it without", option="pretrained") from None
 
 
-def _cannot_load(weights, error):
+def _cannot_download(weights, error):
     file = os.path.basename(weights.url)
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-    return f"--pretrained: {weights.url} could not be had ({error}); fetch it elsewhere and put it as {file} into {folder}"
+    return f"{weights.url} could not be downloaded ({error}); download it elsewhere and put it as {file} into {folder}"

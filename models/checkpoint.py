@@ -8,7 +8,7 @@ import torch
 
 from models.build import build_model
 from models.half import with_half_weights
-from utils.core.card import ModelCard
+from utils.core.card import ModelCard, architecture
 from utils.core.errors import UserError
 from utils.core.files import write_bytes
 from utils.core.integrity import sealed, verify
@@ -40,7 +40,7 @@ def read_checkpoint(path):
                 f"{path} carries pickled code ({code[1]}), which is never run; save the weights alone: model.state_dict()"
             ) from None
         raise UserError(f"{path} is not a readable checkpoint") from None
-    except (EOFError, ValueError, LookupError, AttributeError):  # what the reader trips over in bytes that mean nothing
+    except (EOFError, ValueError, LookupError, AttributeError):  # the reader raises these for bytes that mean nothing
         raise UserError(f"{path} is not a readable checkpoint") from None
     except (RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -64,7 +64,7 @@ def load_model(path, model=None, classes=None, image_size=None):
     state = (average or contents)["model"]
     if "card" in contents:
         card = ModelCard.from_dict(contents["card"], path)
-        _agree(path, card, model=model, classes=classes, image_size=image_size)
+        card = _agreed(path, card, model, classes, image_size)
     else:
         card = _card_from_weights(path, state, model, classes, image_size)
     network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
@@ -96,28 +96,31 @@ def _few(keys, most=4):
     return ", ".join(keys[:most]) + rest
 
 
-def _agree(path, card, model, classes, image_size):
-    given = {"--model": (model, card.architecture), "--image_size": (image_size, card.image_size)}
-    for flag, (wanted, own) in given.items():
+def _agreed(path, card, model, classes, image_size):
+    """The card, with other names for its classes where `classes` gives them, such as a translation."""
+    given = {"model": (model and architecture(model), card.architecture), "image_size": (image_size, card.image_size)}
+    for option, (wanted, own) in given.items():
         if wanted is not None and wanted != own:
-            raise UserError(f"{flag} {wanted} contradicts the card of {path}, which says {own}; leave the flag out")
-    if classes is not None and list(classes) != card.classes:
-        if len(classes) != card.num_classes:
-            raise UserError(f"--classes names {len(classes)} classes, but {path} was trained on {card.num_classes}")
-        card.classes = list(classes)  # other names for the same outputs: a translation
+            raise UserError(f"{wanted} contradicts the card of {path}, which says {own}; leave it out", option=option)
+    if classes is None:
+        return card
+    if len(classes) != card.num_classes:
+        raise UserError(f"{path} was trained on {card.num_classes} classes, not on {len(classes)}", option="classes")
+    return card.replace(classes=list(classes))
 
 
 def _card_from_weights(path, state, model, classes, image_size):
     if model is None:
-        raise UserError(f"{path} has no model card; say which network it is with --model")
+        raise UserError(f"{path} has no model card; say which network it is", option="model")
     last = next((state[key] for key in ("fc.3.weight", "classifier.3.weight") if key in state), None)
     if last is None:
         raise UserError(f"the weights in {path} are not those of {model}: no head (fc.3.weight or classifier.3.weight)")
     count = last.shape[0]
-    if classes is not None and len(classes) != count:
-        raise UserError(f"--classes names {len(classes)} classes, but the weights in {path} have {count}")
+    classes = [str(i) for i in range(count)] if classes is None else classes
+    if len(classes) != count:
+        raise UserError(f"the weights in {path} have {count} classes, not {len(classes)}", option="classes")
     if image_size is None:
         image_size = 224
-        if model == "custom" and "classifier.0.weight" in state:
-            image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # FashionCNN's first layer tells
-    return ModelCard(model, classes or [str(i) for i in range(count)], image_size)
+        if architecture(model) == "custom" and "classifier.0.weight" in state:
+            image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # its first layer has 64·(S/8)² inputs
+    return ModelCard(model, classes, image_size)

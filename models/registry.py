@@ -9,5 +9,13 @@ MODELS = Registry("model")
 
 def list_models():
     """Names of all models: those that files of this folder register, then those that were registered elsewhere."""
-    files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
-    return list(dict.fromkeys([*names_in(files, "MODELS"), *MODELS]))
+    return list(dict.fromkeys([*names_in(_files(), "MODELS"), *MODELS]))
+
+
+def families():
+    """Names of the files of this folder that register models."""
+    return [file.stem for file in _files() if names_in([file], "MODELS")]
+
+
+def _files():
+    return sorted(pathlib.Path(__file__).parent.glob("*.py"))

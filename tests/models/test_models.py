@@ -1,10 +1,14 @@
+import socket
+
 import pytest
 import torch
 from torch import nn
 
 from models.build import build_model, freeze_trunk, head_of
 from models.layers import NORMS
-from models.registry import list_models
+from models.registry import families, list_models
+from utils.core import cli
+from utils.core.card import ModelCard
 from utils.core.errors import UserError
 
 SIZES = {"custom": 12_871_690, "resnet18": 11_310_410, "mobilenet_v3_small": 1_077_290}
@@ -75,6 +79,25 @@ def test_instance_norm_is_that_of_torch():
     assert torch.allclose(NORMS["IN"](6)(x), nn.InstanceNorm2d(6)(x), atol=1e-5)
 
 
+def test_fashioncnn_is_another_name_of_custom():
+    model = build_model("fashioncnn", 3, 16)
+    assert type(model) is type(build_model("custom", 3, 16)) and "fashioncnn" not in list_models()
+    assert ModelCard("fashioncnn", list("abc"), 16).architecture == "custom"
+    parser = cli.Parser("Test.")
+    cli.add_model(parser, list_models())
+    assert parser.parse(argv=["-m", "fashioncnn"]).model == "custom"
+
+
+def test_the_files_that_register_models_are_found_and_no_others():
+    assert families() == ["custom", "efficientnet", "mobilenet", "resnet"]
+
+
+def test_a_size_that_is_too_small_is_named_without_a_flag():
+    with pytest.raises(UserError, match=r"^7 px is too small for custom; give 8 or more$") as error:
+        build_model("custom", 3, image_size=7)
+    assert error.value.option == "image_size"
+
+
 def test_unknown_name_lists_the_known():
     with pytest.raises(UserError, match=r"Did you mean 'resnet18'\?.*mobilenet_v2"):
         build_model("resnet81", 10)
@@ -91,11 +114,18 @@ def test_pretrained_weights_are_loaded_from_the_cache_and_their_absence_names_fi
     from torchvision.models import ResNet18_Weights, resnet18
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    monkeypatch.setattr("torch.hub.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    seconds = []
+
+    def dead(*args, **options):
+        seconds.append(socket.getdefaulttimeout())
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.urlopen", dead)
     with pytest.raises(UserError) as error:
         build_model("resnet18", 10, pretrained=True)
     file = ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
     assert file in str(error.value) and str(tmp_path / "checkpoints") in str(error.value)
+    assert seconds == [10] and socket.getdefaulttimeout() is None
 
     trunk = resnet18()
     (tmp_path / "checkpoints").mkdir(exist_ok=True)

@@ -108,8 +108,8 @@ def test_output_goes_where_it_is_wanted(checkpoint, main_of, tmp_path):
 MISTAKES = {
     "no weights": ((), "weights"),
     "missing file": (("-w", "gone.pth"), "gone.pth does not exist"),
-    "contradiction": (("-w", "a.pth", "-m", "resnet18"), "--model resnet18 contradicts the card"),
-    "other classes": (("-w", "a.pth", "-c", "two.txt"), "--classes names 2 classes"),
+    "contradiction": (("-w", "a.pth", "-m", "resnet18"), "resnet18 contradicts the card"),
+    "other classes": (("-w", "a.pth", "-c", "two.txt"), "10 classes, not on 2"),
     "text": (("-w", "two.txt"), "not a readable checkpoint"),
     "no such split": (("-w", "a.pth", "--split", "val", "--val_fraction", "0"), "no val split; there are: train, test"),
 }

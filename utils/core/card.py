@@ -16,6 +16,12 @@ UNMARKED = {  # what quantized files need that are from before their cards said 
     "int8": {"weight_bits": 8, "devices": ["cpu"], "arithmetic": {"cpu": "computes in int8"}},
     "int8-dynamic": {"weight_bits": 8, "devices": ["cpu"], "arithmetic": {"cpu": "Linear layers compute in int8"}},
 }
+ALIASES = {"fashioncnn": "custom"}  # other names of architectures, which people may give
+
+
+def architecture(name):
+    """The name under which cards and the registry know an architecture."""
+    return ALIASES.get(name, name)
 
 
 def resize_size(image_size):
@@ -48,6 +54,7 @@ class ModelCard:
     quantization: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        self.architecture = architecture(self.architecture)
         self.classes = [str(name) for name in self.classes]
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         if self.resize_size is None:

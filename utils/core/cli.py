@@ -8,6 +8,7 @@ import re
 import sys
 
 from utils.core import errors
+from utils.core.card import architecture
 from utils.core.errors import UserError
 from utils.core.registry import instead
 
@@ -195,7 +196,7 @@ def add_model(parser, models, *, required_weights=False):
     """-m/--model, -w/--weights: which network. `models` are the known names."""
     group = parser.add_argument_group("model")
     about = f"one of {', '.join(models)}; a file with a model card needs none"
-    group.add_argument("-m", "--model", check=known("model", models), help=about)
+    group.add_argument("-m", "--model", type=architecture, check=known("model", models), help=about)
     group.add_argument("-w", "--weights", required=required_weights, metavar="FILE", help="a checkpoint (.pth)")
     return group
 

@@ -1,9 +1,11 @@
 """This machine: its cores, memory and processor, and the folder where measured answers are kept."""
 
+import contextlib
 import ctypes
 import functools
 import os
 import pathlib
+import socket
 
 # The instruction sets that decide which integer and 16-bit kernels run, as Linux spells them for x86 and for Arm.
 INSTRUCTION_SETS = (
@@ -92,3 +94,14 @@ def free_memory():
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+@contextlib.contextmanager
+def network_timeout(seconds=10):
+    """Let downloads inside fail after so long without an answer; without it a dead network hangs for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

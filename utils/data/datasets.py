@@ -7,11 +7,11 @@ whether its files are in the folder already.
 import importlib.util
 import os
 import pathlib
-import socket
 
 import numpy as np
 
 from utils.core.errors import UserError
+from utils.core.machine import network_timeout
 from utils.core.registry import Registry
 from utils.data.image_folder import image_folder
 from utils.data.splits import Dataset, Split, stratified_split
@@ -92,10 +92,9 @@ class FashionMNIST:
     def load(cls, folder):
         from torchvision import datasets  # not above: torchvision takes seconds that the other data sets spare
 
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(10)
         try:
-            parts = [datasets.FashionMNIST(folder, train, download=True) for train in (True, False)]
+            with network_timeout():
+                parts = [datasets.FashionMNIST(folder, train, download=True) for train in (True, False)]
             train, test = (
                 Split(name, part.targets.numpy().astype(np.int64), part.data.numpy()[..., None])
                 for name, part in zip(("train", "test"), parts, strict=True)
@@ -106,8 +105,6 @@ class FashionMNIST:
                 f"({' '.join(str(error).split())}): put {', '.join(f'{name}.gz' for name in cls.files[:-1])} and "
                 f"{cls.files[-1]}.gz there, or take the data set digits, which needs no network"
             ) from None
-        finally:
-            socket.setdefaulttimeout(timeout)
         return Dataset("FashionMNIST", list(parts[0].classes), train, test=test)
 
 
