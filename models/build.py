@@ -56,7 +56,7 @@ def check_model(name, image_size=224, norm_type="BN", pretrained=False):
 
 
 def head_of(model):
-    """The part of a registered model that is trained when the trunk is frozen: `fc` or `classifier`."""
+    """The head of a registered model, `fc` or `classifier`: all that is trained when the trunk is frozen."""
     return model.fc if hasattr(model, "fc") else model.classifier
 
 

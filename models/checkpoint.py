@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running any code that a file may carry."""
+"""Write and read checkpoints; reading runs no code that a file may carry."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ from utils.core.integrity import sealed, verify
 
 
 def save_checkpoint(path, contents):
-    """Write a dict of tensors and plain values to `path`; a crash leaves the file that was there before."""
+    """Write a dict of tensors and plain values to `path`; after a crash the old file is still there."""
     buffer = io.BytesIO()  # torch's own writer ends in a RuntimeError where the disk is full
     torch.save(contents, buffer)
     write_bytes(path, sealed(buffer.getvalue()))
@@ -53,11 +53,12 @@ def read_checkpoint(path):
 
 
 def load_model(path, model=None, classes=None, image_size=None):
-    """Read a checkpoint and return `(model, card)`: the network in eval mode on the CPU, and what it says of itself.
+    """Read a checkpoint and return `(network, card)`: the network in eval mode on the CPU, and its model card.
 
-    What is given must agree with the file's card; a file without one needs `model`, the class count is then read off the
-    head and `classes` defaults to "0", "1", …. A training state (`last.pth`) with an EMA gives the EMA, as that is what
-    its scores were measured on. Raises UserError for a contradiction, an unknown model, and weights that do not fit.
+    `model` and `image_size` must agree with the card; `classes` renames its classes. A file without a card needs `model`:
+    the number of classes is then read from the head, and `classes` defaults to "0", "1", …. From a training state (`last.pth`)
+    with an EMA comes the EMA, on which its scores were measured. Raises UserError for a contradiction, an unknown model, and
+    weights that do not fit.
     """
     contents = read_checkpoint(path)
     average = contents.get("ema") if "choices" in contents else None
@@ -97,7 +98,7 @@ def _few(keys, most=4):
 
 
 def _agreed(path, card, model, classes, image_size):
-    """The card, with other names for its classes where `classes` gives them, such as a translation."""
+    """The card, its classes renamed by `classes`, which may be a translation. Raises UserError for a contradiction."""
     given = {"model": (model and architecture(model), card.architecture), "image_size": (image_size, card.image_size)}
     for option, (wanted, own) in given.items():
         if wanted is not None and wanted != own:

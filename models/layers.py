@@ -1,4 +1,4 @@
-"""What the families share: the two-layer head and the normalisation layers."""
+"""Layers that all families share: the two-layer head and the normalisation layers."""
 
 import math
 
@@ -20,18 +20,18 @@ class GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-# Makes the layer that takes the place of a BatchNorm2d with so many channels; None leaves the BatchNorms as they are.
+# Norm type -> function from a number of channels to the layer that replaces a BatchNorm2d; None keeps BatchNorm2d.
 NORMS = {
     "BN": None,
     "GN": lambda channels: GroupNorm(math.gcd(32, channels), channels),  # 32 groups, or as many as divide the channels
     "LN": lambda channels: GroupNorm(1, channels),  # over (C, H, W) together
     "IN": lambda channels: GroupNorm(channels, channels),  # over (H, W), each channel alone
-    "SyncBN": None,  # BatchNorm with statistics over all processes: converted once the model is built
+    "SyncBN": None,  # BatchNorm with statistics over all processes: build_model converts it
 }
 
 
 def replace_norms(model, make):
-    """Put `make(channels)` in the place of every BatchNorm2d inside of `model`."""
+    """Replace every BatchNorm2d inside of `model` by `make(channels)`."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm2d):

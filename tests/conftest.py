@@ -77,7 +77,7 @@ def figures(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """An image folder of three colours, in pictures of different sizes: train 8 a class, val 3."""
+    """An image folder of three colours, of images in different sizes: train 8 a class, val 3."""
     return make_photos(tmp_path / "photos")
 
 

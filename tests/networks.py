@@ -17,7 +17,7 @@ DIGITS = [Image.fromarray((pixels * 15.9).astype(np.uint8)).convert("RGB") for p
 
 @torch.no_grad()
 def network_of(name, image_size=32, num_classes=10, settle_on=None):
-    """Random weights; for the SETTLED with normalisation statistics of real pictures, so that answers differ by the picture."""
+    """Random weights; for the SETTLED with normalisation statistics of real images, so that answers differ by the image."""
     torch.manual_seed(0)
     card = ModelCard(name, [f"class {i}" for i in range(num_classes)], image_size)
     model = build_model(name, num_classes, image_size)

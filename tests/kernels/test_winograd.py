@@ -9,7 +9,7 @@ PLAIN = winograd.Kernels()
 
 
 def numbers(count, height, width, channels, outputs, dtype=torch.float64):
-    """A picture, weights and a gradient of the output, as `models.winograd` wants them."""
+    """Images, weights and a gradient of the output, in the layouts of `utils.kernels.winograd`."""
     generator = torch.Generator().manual_seed(0)
     shapes = (count, height, width, channels), (outputs, 3, 3, channels), (count, height, width, outputs)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]

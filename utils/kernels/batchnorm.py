@@ -1,8 +1,8 @@
-"""BatchNorm of a training step together with what follows it, in as few passes over the memory as there can be.
+"""BatchNorm of a training step fused with what follows it, in as few passes over memory as possible.
 
-That is ReLU, of a sum with a second input too, or 2×2 max-pooling and ReLU. Each pass is a function for a compiler that fuses
-it into one loop; uncompiled they give the same numbers, slowly. They take pixels as NHWC, or as the L = N·H lines of all
-pictures, (L, W, C), of which an x (N, C, H, W) in channels_last is a view.
+What follows is ReLU, perhaps of the sum with a second input, or 2×2 max-pooling and ReLU. Each pass is a function that
+`compiled` fuses into one loop; uncompiled they give the same numbers, slowly. Passes take pixels as (N, H, W, C), or as the
+L = N·H lines of all images, (L, W, C); both are views of an x (N, C, H, W) in channels_last.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from utils.kernels.compiled import wide
 
 
 def statistics(x):
-    """Variance and mean (C,) of x (L, W, C), by sums of the distances from the mean of a column, which lose no digits."""
+    """Variance and mean (C,) of x (L, W, C). Sums of distances from the mean of the first column of pixels lose no digits."""
     middle = wide(x[:, 0]).mean(0)
     distance, count = wide(x) - middle, len(x) * x.shape[1]
     mean = _total(distance) / count
@@ -22,23 +22,23 @@ def statistics(x):
 
 
 def _total(x):
-    """The sums (C,) of x (L, W, C). A line at a time stays in the cache while the channels are gone through."""
+    """The sums (C,) of x (L, W, C), line by line: a line stays in the CPU's cache."""
     return x.sum(1).sum(0)
 
 
 def relu(x, scale, shift, other):
-    """relu(x · scale + shift + other) for x and other (L, W, C), or without the other, None."""
+    """relu(x · scale + shift + other) for x and other (L, W, C); `other` may be None."""
     return _before_relu(x, scale, shift, other).clamp_min(0).to(x.dtype)
 
 
 def relu_sums(gradient, x, scale, shift, other):
-    """The sums (C,) of the gradient that ReLU has let through, and of its products with x."""
+    """The sums (C,) of the gradient behind ReLU, and of its products with x."""
     gradient = _through_relu(gradient, x, scale, shift, other)
     return _total(gradient), _total(gradient * wide(x))
 
 
 def relu_gradients(gradient, x, scale, shift, other, slope, offset):
-    """The gradients of x and of the other: what ReLU has let through, for x times scale and with x · slope + offset."""
+    """The gradients of x, g · scale + x · slope + offset, and of `other`, g, where g is the gradient behind ReLU."""
     gradient = _through_relu(gradient, x, scale, shift, other)
     own = gradient * scale + (wide(x) * slope + offset)
     return own.to(x.dtype), None if other is None else gradient.to(other.dtype)
@@ -50,21 +50,21 @@ def _before_relu(x, scale, shift, other):
 
 
 def _through_relu(gradient, x, scale, shift, other):
-    return torch.where(_before_relu(x, scale, shift, other) > 0, wide(gradient), 0)  # cheaper than to read the output again
+    return torch.where(_before_relu(x, scale, shift, other) > 0, wide(gradient), 0)  # cheaper than reading the output
 
 
 def pool(x, scale, shift):
-    """relu(max_pool2d(x · scale + shift, 2)) for x (N, H, W, C) of even sides, and of each window which pixel it was.
+    """relu(max_pool2d(x · scale + shift, 2)) for x (N, H, W, C) of even sides; and which pixel of each window was taken.
 
-    All are (N, H/2, W/2, C). The pixel is that of x itself, and then its place in the window, 0 to 3 or -1 where ReLU has cut
-    it. The places have the type of x, so that all vectors of the loop are of one width.
+    Three tensors (N, H/2, W/2, C): the values; the pixels of x that gave them; and their places in the window, 0 to 3, or -1
+    where ReLU gives zero. Places have the dtype of x, so that all vectors of the loop have one width.
     """
     windows = _windows(x)
     pixels = [windows[:, :, row, :, column] for row in (0, 1) for column in (0, 1)]
     kept, best, place = pixels[0], wide(pixels[0]) * scale + shift, torch.zeros_like(pixels[0])
     for number in (1, 2, 3):
         value = wide(pixels[number]) * scale + shift
-        higher = value > best  # of equals the first stays, as in max_pool2d
+        higher = value > best  # of equal values the first stays, as in max_pool2d
         best = torch.where(higher, value, best)
         kept = torch.where(higher, pixels[number], kept)
         place = torch.where(higher, number, place)
@@ -73,13 +73,13 @@ def pool(x, scale, shift):
 
 
 def pool_sums(gradient, kept, place):
-    """The sums (C,) of the gradient and of gradient · x over the kept pixels (L, W, C); no other pixel has a gradient."""
+    """The sums (C,) of the gradient and of gradient · x over the pixels taken (L, W, C); the others have no gradient."""
     gradient = torch.where(place >= 0, wide(gradient), 0)
     return _total(gradient), _total(gradient * wide(kept))
 
 
 def unpool(gradient, place, x, scale, slope, offset):
-    """x · slope + offset, and where a pixel was kept gradient · scale besides: the gradient of x (N, H, W, C)."""
+    """The gradient of x (N, H, W, C): x · slope + offset, plus gradient · scale at the pixels that were taken."""
     places = torch.arange(4, device=x.device, dtype=x.dtype).view(2, 1, 2, 1)
     own = torch.where(place[:, :, None, :, None] == places, wide(gradient)[:, :, None, :, None], 0)
     result = own * scale + (wide(_windows(x)) * slope + offset)
@@ -92,7 +92,7 @@ def _windows(x):
 
 
 class ReluPasses(NamedTuple):
-    """The passes of `norm_relu`, as they are or compiled."""
+    """The passes of `norm_relu`, plain or compiled."""
 
     statistics: callable = statistics
     relu: callable = relu
@@ -101,7 +101,7 @@ class ReluPasses(NamedTuple):
 
 
 class PoolPasses(NamedTuple):
-    """The passes of `norm_pool`, as they are or compiled."""
+    """The passes of `norm_pool`, plain or compiled."""
 
     statistics: callable = statistics
     pool: callable = pool
@@ -122,7 +122,7 @@ def _lines(x):
 
 
 def _affine(x, weight, bias, eps, passes):
-    """Of BatchNorm: scale and shift for x, its mean, the inverse of its deviation, and its variance, each (C,)."""
+    """BatchNorm as x · scale + shift: scale, shift, the mean, 1 / standard deviation, and the variance, each (C,)."""
     variance, mean = passes.statistics(_lines(x))
     inverse = torch.rsqrt(variance + eps)
     scale = weight * inverse
@@ -130,7 +130,7 @@ def _affine(x, weight, bias, eps, passes):
 
 
 def _gradient_affine(x, total, product, mean, inverse, scale):
-    """How the gradient of x depends on x (Ioffe & Szegedy 2015, section 3): slope and offset; and the gradient of weight."""
+    """`slope` and `offset` of the gradient of x (Ioffe & Szegedy 2015, section 3), and the gradient of the weight."""
     count = x.numel() // x.shape[1]
     weight_gradient = (product - mean * total) * inverse
     slope = -scale * inverse * weight_gradient / count
@@ -180,21 +180,21 @@ class _NormPool(torch.autograd.Function):
 
 
 def norm_relu(x, norm, passes, other=None):
-    """relu(norm(x) + other) in training, for a BatchNorm2d, whose running statistics move as they would."""
+    """relu(norm(x) + other) in training, for a BatchNorm2d; updates its running statistics."""
     y, mean, variance = _NormRelu.apply(x, norm.weight, norm.bias, other, norm.eps, passes)
-    _move_statistics(norm, mean, variance, x)
+    _update_statistics(norm, mean, variance, x)
     return y
 
 
 def norm_pool(x, norm, passes):
-    """relu(max_pool2d(norm(x), 2)) in training, for a BatchNorm2d, whose running statistics move as they would."""
+    """relu(max_pool2d(norm(x), 2)) in training, for a BatchNorm2d; updates its running statistics."""
     y, mean, variance = _NormPool.apply(x, norm.weight, norm.bias, norm.eps, passes)
-    _move_statistics(norm, mean, variance, x)
+    _update_statistics(norm, mean, variance, x)
     return y
 
 
 @torch.no_grad()
-def _move_statistics(norm, mean, variance, x):
+def _update_statistics(norm, mean, variance, x):
     count = x.numel() // x.shape[1]
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)

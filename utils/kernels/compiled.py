@@ -1,4 +1,4 @@
-"""Passes over the memory, written as plain functions, that a compiler fuses into one loop each."""
+"""Compiles passes over memory, written as plain functions: each becomes one loop."""
 
 import functools
 
@@ -7,15 +7,15 @@ import torch
 
 @functools.cache
 def compiled(kernels, dynamic=False):
-    """The functions of a NamedTuple, compiled for each shape that they meet, or `dynamic`ally for all.
+    """The functions of a NamedTuple, compiled once per shape, or with `dynamic` once for all shapes.
 
-    Where pixels are picked from a map, fixed sizes make the loops several times faster; where all are gone through, no faster.
+    Fixed shapes make the loops that pick pixels from a map several times faster, and those that read all pixels no faster.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # the layers of a network differ
-    options = {"realize_reads_threshold": 8}  # a value of so many inputs is computed again where it is used again
+    options = {"realize_reads_threshold": 8}  # recompute values of up to so many inputs rather than store them
     return kernels._make(torch.compile(kernel, dynamic=dynamic, options=options) for kernel in kernels)
 
 
 def wide(x):
-    """Half precision is computed in single."""
+    """x in single precision at least, in which 16-bit values are computed."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

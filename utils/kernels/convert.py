@@ -40,7 +40,7 @@ def use_training_kernels(model, example_shape=None, compile=False):
     try:
         with first_here_first():  # the other processes find what the first has measured and compiled
             candidate = _converted(model, example_shape[0], _winograd_batches(network, example_shape))
-            trial_step(candidate, example_shape)
+            trial_step(candidate.train(), example_shape)
     except Exception as error:  # the compiler raises anything
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         say(f"compiling is not possible here ({why}), so the model runs eager")

@@ -1,9 +1,9 @@
-"""3×3 convolutions and their gradients by minimal filtering (Winograd 1980), as Lavin & Gray 2015 give it for networks.
+"""3×3 convolutions and their gradients by Winograd's minimal filtering (Winograd 1980; Lavin & Gray 2015 for networks).
 
-The m×m outputs of a tile come from (m + 2)² products a channel instead of 9·m². In NHWC, stride 1, one pixel of padding:
-pictures and gradients are (N, H, W, C), weights (K, 3, 3, C). Sums are in single precision at least.
+A tile of m×m outputs takes (m + 2)² products a channel instead of 9·m². Stride 1, one pixel of padding; images and gradients
+are (N, H, W, C), weights (K, 3, 3, C). Sums are in single precision at least.
 
-Each pass is a function for a compiler that fuses it into one loop. Uncompiled they give the same numbers, slowly.
+Each pass is a function that `compiled` fuses into one loop; uncompiled they give the same numbers, slowly.
 """
 
 from typing import NamedTuple
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from utils.kernels.compiled import wide
 
-TILES = {torch.bfloat16: 2, torch.float32: 4}  # m by type: larger tiles save more, but round more than bf16 can spare
-# The transformations of each m, by rows.
+TILES = {torch.bfloat16: 2, torch.float32: 4}  # m: larger tiles save more products, but round too much for bf16
+# The transformation matrices for each m, by rows.
 INPUT = {
     2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     4: ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
@@ -38,7 +38,7 @@ def input_tiles(x, m):
 
 
 def gradient_tiles(gradient, m):
-    """gradient (N, h·m, w·m, K) -> ((m + 2)², N·h·w, K): the transposed of `output`."""
+    """gradient (N, h·m, w·m, K) -> ((m + 2)², N·h·w, K): the transpose of `output`."""
     tiles = [[gradient[:, i::m, j::m] for j in range(m)] for i in range(m)]
     return _stack(_transform(_transposed(OUTPUT[m]), tiles), gradient.dtype).flatten(1, 3)
 
@@ -49,13 +49,13 @@ def weight_tiles(weight, m):
 
 
 def weight_sums(products, m):
-    """products ((m + 2)², K, C) -> (K, 3, 3, C): the transposed of `weight_tiles`."""
+    """products ((m + 2)², K, C) -> (K, 3, 3, C): the transpose of `weight_tiles`."""
     rows = _transform(_transposed(WEIGHTS[m]), products.unflatten(0, (m + 2, m + 2)))
     return torch.stack([torch.stack(row, 1) for row in rows], 1).to(products.dtype)
 
 
 def output(products, shape, m):
-    """products ((m + 2)², N·h·w, K) -> (N, H, W, K) for shape (N, H, W); what the last tiles have beyond it is left out."""
+    """products ((m + 2)², N·h·w, K) -> (N, H, W, K) for shape (N, H, W); what tiles compute beyond the edge is cut off."""
     count, height, width = shape
     h, w = -(-height // m), -(-width // m)
     pixels = _stack(_transform(OUTPUT[m], products.view(m + 2, m + 2, count, h, w, -1)), products.dtype)
@@ -64,13 +64,13 @@ def output(products, shape, m):
 
 
 def _transform(matrix, tiles):
-    """matrix · tiles · matrixᵀ, for tiles that are rows of tensors."""
+    """matrix · tiles · matrixᵀ, where `tiles` is a list of rows of tensors."""
     rows = [[_product(line, row) for line in matrix] for row in tiles]
     return _transposed([[_product(line, column) for line in matrix] for column in _transposed(rows)])
 
 
 def _product(line, tensors):
-    """Sum of the tensors, times their factors in `line`, but for zeros."""
+    """The sum of the tensors times their factors in `line`; zeros are skipped."""
     return sum(factor * wide(tensor) for factor, tensor in zip(line, tensors, strict=True) if factor)
 
 
@@ -83,7 +83,7 @@ def _stack(rows, dtype):
 
 
 class Kernels(NamedTuple):
-    """The five passes, as they are or compiled."""
+    """The five passes, plain or compiled."""
 
     input_tiles: callable = input_tiles
     gradient_tiles: callable = gradient_tiles
@@ -92,7 +92,7 @@ class Kernels(NamedTuple):
     output: callable = output
 
 
-@torch.autocast("cpu", enabled=False)  # types are as they come in, and forward and backward share what was compiled
+@torch.autocast("cpu", enabled=False)  # dtypes stay as given, and forward and backward share the compiled passes
 def convolve(x, weight, m, kernels):
     """x (N, H, W, C), weight (K, 3, 3, C) -> (N, H, W, K)."""
     return _convolve(x, kernels.weight_tiles(weight, m).transpose(1, 2), m, kernels)
@@ -100,7 +100,7 @@ def convolve(x, weight, m, kernels):
 
 @torch.autocast("cpu", enabled=False)
 def input_gradient(gradient, weight, m, kernels):
-    """The gradient of x from that of the output: the convolution with the turned weights."""
+    """The gradient of x from that of the output: the convolution with the flipped weights."""
     return _convolve(gradient, kernels.weight_tiles(weight.flip(1, 2), m), m, kernels)
 
 
@@ -117,6 +117,6 @@ def _convolve(x, weights, m, kernels):
 
 
 def _padded(x, m, border):
-    """x in the middle of zeros: `border` pixels, and to the right and below what fills the last tiles."""
+    """x padded with zeros: `border` pixels around, and on the right and below what fills the last tiles."""
     below, right = -x.shape[1] % m, -x.shape[2] % m
     return F.pad(x, (0, 0, border, border + right, border, border + below)) if border or below or right else x
