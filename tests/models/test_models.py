@@ -44,6 +44,13 @@ def test_the_head_drops_out_as_it_was_designed_to(name):
     assert dropout.p == (0.5 if name == "custom" or name.startswith("mobilenet") else 0.4)
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_hidden_sizes_of_the_heads(name):
+    with torch.device("meta"):
+        hidden = head_of(build_model(name, 7, 32))[0].out_features
+    assert hidden == (512 if name.startswith("efficientnet") else 256)
+
+
 def test_the_keys_of_fashion_cnn():
     keys = {key.rsplit(".", 1)[0] for key in build_model("custom", 10, 32).state_dict()}
     assert keys == {f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1)} | {"classifier.0", "classifier.3"}
@@ -77,6 +84,17 @@ def test_norm_types_train_and_answer_at_batch_one(name, norm):
 def test_instance_norm_is_that_of_torch():
     x = torch.randn(2, 6, 5, 5)
     assert torch.allclose(NORMS["IN"](6)(x), nn.InstanceNorm2d(6)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (32, 32), (48, 16), (40, 8), (5, 1)])
+def test_group_norm_has_32_groups_or_as_many_as_divide_the_channels(channels, groups):
+    x = torch.randn(2, channels, 3, 4)
+    assert torch.allclose(NORMS["GN"](channels)(x), nn.GroupNorm(groups, channels)(x), atol=1e-6)
+
+
+def test_layer_norm_is_over_channels_and_pixels_together():
+    x = torch.randn(2, 6, 5, 4)
+    assert torch.allclose(NORMS["LN"](6)(x), nn.functional.layer_norm(x, (6, 5, 4)), atol=1e-5)
 
 
 def test_fashioncnn_is_another_name_of_custom():
