@@ -9,8 +9,6 @@ python3 eval.py -w old.pth -m resnet18 -d FashionMNIST                a checkpoi
 import pathlib
 import sys
 
-import torch
-
 from models.registry import list_models
 from utils.core import cli
 from utils.core.card import read_classes
@@ -18,13 +16,6 @@ from utils.core.errors import run
 from utils.core.files import RESULTS, write_json
 from utils.core.machine import keep_memory
 from utils.core.text import plural
-from utils.data.loader import eval_batches
-from utils.data.samples import open_split
-from utils.evaluation import plots
-from utils.evaluation.evaluate import evaluate
-from utils.evaluation.metrics import lines, summarise
-from utils.inference.predictors import open_predictor
-from utils.runtime.device import choose_device, describe_machine, share_cores
 
 
 def parser():
@@ -41,8 +32,16 @@ def parser():
 
 def main():
     args = parser().parse()
+
+    from utils.data.samples import open_split  # not above, as what follows: the flags are answered without torch
+    from utils.evaluation import plots
+    from utils.evaluation.metrics import summarise
+    from utils.export.measure import answers_of
+    from utils.inference.predictors import open_predictor
+    from utils.runtime.device import choose_device, describe_machine
+
     keep_memory()
-    device = choose_device(args.device, args.cuda)
+    choose_device(args.device, args.cuda)
     classes = read_classes(args.classes) if args.classes else None
     given = {"classes": classes, "image_size": args.image_size, "model": args.model}
     file = open_predictor(args.weights, device=args.device, otherwise="checkpoint", **given)
@@ -52,10 +51,9 @@ def main():
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
     name = "_".join(filter(None, (card.architecture, kind)))
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
-    workers = share_cores(args.num_workers if split.paths else 0, device)[1]
     count = plural(len(split), "image")
     print(f"{name} on {dataset.name} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
-    evaluation = answer(file, split, args, workers)
+    evaluation = answers_of(file, split, args.batch_size, args.num_workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
         "dataset": dataset.name,
@@ -75,16 +73,6 @@ def main():
     print("\n".join(["written:", f"  {path}", f"  {path.stem}_confusion.png and {path.stem}_mistakes.png beside it"]))
 
 
-def answer(file, split, args, workers):
-    """The answers of a file to a whole split; one that holds the preprocessing is given the images as they are."""
-    if not file.card.with_preprocessing:
-        device = torch.device(file.device)
-        return evaluate(file.predict, eval_batches(split, file.card, args.batch_size, device, workers=workers))
-    labels, parts = torch.from_numpy(split.labels), torch.arange(len(split)).split(args.batch_size)
-    prepared = (([file.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
-    return evaluate(lambda images: torch.from_numpy(file.answer(images)), prepared)
-
-
 def worst(evaluation, split, card, most=24):
     """The wrong answers with the highest probability: (image, true class, answer, probability)."""
     probability, answer = evaluation.logits.softmax(1).max(1)
@@ -98,6 +86,8 @@ def describe(result):
     """Every metric that is shown, the speed, and the three classes with the lowest F1."""
     weakest = sorted(result["per class"].items(), key=lambda item: item[1]["F1"])[:3]
     names = ", ".join(f"{name} (F1 {values['F1']:.3f})" for name, values in weakest)
+    from utils.evaluation.metrics import lines
+
     return "\n".join([*lines(result), f"{result['images/s']:.0f} images/s", f"weakest classes: {names}"])
 
 

@@ -12,15 +12,12 @@ other combination holds the rounded weights in fp32, as the runtimes cannot choo
 
 import pathlib
 
-from models.checkpoint import load_model, read_checkpoint
 from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_model, at_least
 from utils.core.errors import UserError, run
 from utils.core.text import table
-from utils.data.samples import example_images
 from utils.export.quantize import QUANTIZERS
-from utils.export.verify import ParityError, export_model
 from utils.inference.formats import FORMATS, converted_folder, exported, must_be_checkpoint
 
 
@@ -58,6 +55,8 @@ def hold_quantized(args, card):
     """The card, with its scheme where a file without a card shows it; UserError where --quantized weights are not."""
     if not args.quantized or card.scheme:
         return card
+    from models.checkpoint import read_checkpoint
+
     kinds = {str(tensor.dtype) for tensor in read_checkpoint(args.weights)["model"].values()}
     for name, scheme in QUANTIZERS.items():
         if f"torch.{scheme.dtype}" in kinds:
@@ -92,6 +91,11 @@ def show_file(path, args, card):
 
 def main():
     args = parser().parse(lambda args: list(flags_agree(args)))
+
+    from models.checkpoint import load_model  # not above, as what follows: the flags are answered without torch
+    from utils.data.samples import example_images
+    from utils.export.verify import ParityError, export_model
+
     must_be_checkpoint(args.weights)
     classes = read_classes(args.classes) if args.classes else None
     model, card = load_model(args.weights, args.model, classes, args.image_size)

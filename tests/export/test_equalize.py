@@ -160,5 +160,5 @@ class Branches(nn.Module):
 
 
 def test_what_cannot_be_followed_is_said():
-    with pytest.raises(UserError, match="--equalize cannot follow this network"):
+    with pytest.raises(UserError, match="this network cannot be followed"):
         equalize(Branches())

@@ -20,7 +20,8 @@ from utils.core.images import preprocess
 from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images
-from utils.export.quantize import QUANTIZERS, CalibrationImages, equalized
+from utils.export.equalize import equalized
+from utils.export.quantize import QUANTIZERS, CalibrationImages
 from utils.export.writers import Onnx
 from utils.inference import predictors, read_onnx
 from utils.inference.predictors import open_predictor

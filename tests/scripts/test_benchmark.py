@@ -16,7 +16,9 @@ from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images
 from utils.evaluation.latency import race
+from utils.export import measure
 from utils.export.quantize import QUANTIZERS
+from utils.export.variants import Variant
 from utils.inference import predictors
 from utils.inference.formats import FORMATS, exported
 
@@ -29,7 +31,7 @@ def quick(monkeypatch):
         return race(calls, batch, least=1, most=1, seconds=0, pause=lambda seconds: None)
 
     monkeypatch.setattr(benchmark, "BATCHES", (1, 4))
-    monkeypatch.setattr(benchmark, "race", short)
+    monkeypatch.setattr(measure, "race", short)
     monkeypatch.setattr(benchmark, "cold_start", lambda variant, picture, args: 0.5)
 
 
@@ -136,7 +138,7 @@ def test_cold_start_is_that_of_the_whole_script(tmp_path, monkeypatch):
     Image.new("RGB", (20, 20)).save(tmp_path / "picture.png")
     flags = ["--weights", str(tmp_path / "bare.pth"), "-m", "custom", "-c", str(tmp_path / "classes.txt")]
     args = benchmark.parser().parse(argv=flags)
-    variant = benchmark.Variant("checkpoint", "fp32", tmp_path / "bare.pth")
+    variant = Variant("checkpoint", "fp32", tmp_path / "bare.pth")
     assert 0.1 < benchmark.cold_start(variant, tmp_path / "picture.png", args) < 250
     with pytest.raises(UserError, match="failed"):
         benchmark.cold_start(variant, tmp_path / "nothing.png", args)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from digits_checkpoint import checkpoint, learn, trained
 
-import quantize
 from models.build import build_model
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from utils.core.card import ModelCard
@@ -16,17 +15,18 @@ from utils.core.errors import ACCURACY_LOST, UserError
 from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
 from utils.evaluation.latency import race
+from utils.export import gains, measure
 from utils.export.quantize import QUANTIZERS, HalfPrecision
 from utils.inference.predictors import open_predictor
 
-BATCHES = quantize.BATCHES
+BATCHES = gains.BATCHES
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Latencies from one block of runs of few images: these tests do not judge them."""
-    monkeypatch.setattr(quantize, "BATCHES", (1, 4))
-    monkeypatch.setattr(quantize, "race", functools.partial(race, least=1, most=1, seconds=0, pause=lambda seconds: None))
+    monkeypatch.setattr(gains, "BATCHES", (1, 4))
+    monkeypatch.setattr(measure, "race", functools.partial(race, least=1, most=1, seconds=0, pause=lambda seconds: None))
 
 
 def facts(accuracy, megabytes, *latencies, images=10_000):
@@ -51,7 +51,7 @@ def facts(accuracy, megabytes, *latencies, images=10_000):
     ],
 )
 def test_verdict(before, after, words, status):
-    verdict = quantize.judge({"before": before, "after": after, "images": 10_000}, max_drop=1.0)
+    verdict = gains.judge({"before": before, "after": after, "images": 10_000}, max_drop=1.0)
     assert verdict[0].startswith(words) and verdict[1] == status
     assert ("not measured" in verdict[0]) == ("Acc@1" not in before)
 
@@ -59,9 +59,9 @@ def test_verdict(before, after, words, status):
 def test_a_drop_within_a_wide_interval_still_counts():
     before, after = facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40)
     before["Acc@1 95 % interval"] = [0.80, 0.95]
-    verdict, status = quantize.judge({"before": before, "after": after, "images": 50}, max_drop=1.0)
+    verdict, status = gains.judge({"before": before, "after": after, "images": 50}, max_drop=1.0)
     assert verdict.startswith("accuracy lost: 2.00 points, within the interval of 50 images (--max_drop 1)") and status == 4
-    assert quantize.judge({"before": before, "after": after, "images": 50}, max_drop=2.5)[1] == 0
+    assert gains.judge({"before": before, "after": after, "images": 50}, max_drop=2.5)[1] == 0
 
 
 @pytest.mark.parametrize("scheme", QUANTIZERS)

@@ -7,6 +7,7 @@ column i of W2 by it changes nothing but the ranges; s_i = sqrt(r1_i / r2_i), wi
 channel i, makes the two alike.
 """
 
+import copy
 import operator
 
 import torch
@@ -70,6 +71,15 @@ def equalize(network, sweeps=50, tolerance=1e-3):
         if largest < tolerance:
             break
     return len(pairs)
+
+
+def equalized(network):
+    """A copy of `network` with folded BatchNorms and equalised channels. Raises UserError where no pair of layers allows it."""
+    network = copy.deepcopy(network)
+    fold_batchnorm(network)
+    if not equalize(network):
+        raise UserError("no two layers here have only a ReLU between them; leave it out", option="equalize")
+    return network
 
 
 def find_pairs(network):

@@ -1,10 +1,9 @@
 """Quantization schemes: each writes a smaller file of a trained network, and into its card what the file needs to run.
 
 A new scheme is one class under `@scheme`, see Scheme. Its file is opened by what the card says (`needs` of the model card), so
-that nothing that reads files knows the schemes.
+that nothing that reads files knows the schemes. To list them takes neither torch nor ONNX.
 """
 
-import copy
 import logging
 import tempfile
 import warnings
@@ -12,18 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from models.checkpoint import save_checkpoint
-from utils.core.card import DEVICES
 from utils.core.errors import UserError
 from utils.core.files import replacing
 from utils.core.images import preprocess
 from utils.core.machine import cpu_features
 from utils.core.registry import Registry
-from utils.export.equalize import equalize as equalize_network
-from utils.export.equalize import fold_batchnorm
-from utils.export.writers import Onnx
 from utils.inference.formats import FORMATS
 
 QUANTIZERS = Registry("quantization scheme")
@@ -40,7 +33,7 @@ class Scheme:
 
     name = None  # as the flag takes it
     format = None  # of its file: a name in utils.inference.formats
-    devices = DEVICES  # where the file can run
+    devices = ()  # those that the file is made for; all, where there is none
     dtype = None  # of the weights of a checkpoint: "float16" or "bfloat16"
     calibrated = False  # whether `apply` must see images
 
@@ -73,12 +66,16 @@ class HalfPrecision(Scheme):
         """Raises UserError for a weight beyond the range of 16 bits (65504 in fp16), which would become infinite."""
         if equalize:
             raise UserError(f"this evens out integer grids; {self.name} has none: leave it out or take int8", option="equalize")
+        from models.checkpoint import save_checkpoint
+
         state = {key: self._half(key, value) for key, value in network.state_dict().items()}
         card = card.replace(scheme=self.name, parity={}, quantization={"dtype": self.dtype})
         save_checkpoint(path, {"model": state, "card": card.to_dict()})
         return card
 
     def _half(self, key, value):
+        import torch
+
         if not value.is_floating_point():
             return value
         half = value.to(getattr(torch, self.dtype))
@@ -113,6 +110,9 @@ class OnnxScheme(Scheme):
 
     def apply(self, network, card, path, images=(), equalize=False):
         import onnx
+
+        from utils.export.equalize import equalized
+        from utils.export.writers import Onnx
 
         if self.calibrated and not images:
             raise UserError(f"{self.name} is calibrated on real images; name a data set", option="dataset")
@@ -199,15 +199,6 @@ class CalibrationImages:
 def last_layer(graph):
     """The name of the node that makes the logits, the last Gemm of a ModelProto."""
     return [node.name for node in graph.graph.node if node.op_type == "Gemm"][-1]
-
-
-def equalized(network):
-    """A copy of `network` with folded BatchNorms and equalised channels. Raises UserError where no pair of layers allows it."""
-    network = copy.deepcopy(network)
-    fold_batchnorm(network)
-    if not equalize_network(network):
-        raise UserError("no two layers here have only a ReLU between them; leave it out", option="equalize")
-    return network
 
 
 @contextmanager

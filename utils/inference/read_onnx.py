@@ -48,7 +48,8 @@ class OnnxPredictor(Predictor):
         self._read_shapes()
 
     def _is_for_cuda(self):
-        return not self.card_text or "cuda" in ModelCard.from_json(self.card_text, self.path).devices
+        devices = ModelCard.from_json(self.card_text, self.path).devices if self.card_text else ()
+        return not devices or "cuda" in devices
 
     def _read_shapes(self):
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
