@@ -7,12 +7,21 @@ Writes results/complexity/<model>_complexity_ptflops.txt (the tool's own table, 
 by module) and .json. The model is copied first. 1 MAC = 2 FLOPs; ptflops counts ReLU and pooling modules twice.
 """
 
-from utils.complexity.counters import report_from_flags
+from models.registry import list_models
+from utils.core import cli
 from utils.core.errors import run
 
 
 def main():
-    print(report_from_flags("ptflops", __doc__))
+    args = cli.counting_parser(__doc__, list_models()).parse(cli.model_or_weights)
+
+    from models.checkpoint import open_network
+    from utils.complexity.report import write_report
+    from utils.runtime.device import choose_device
+
+    network, card = open_network(args.model, args.weights, args.num_classes, args.image_size)
+    network.to(choose_device(args.device, args.cuda))
+    print(write_report("ptflops", network, card, args.max_depth))
 
 
 if __name__ == "__main__":

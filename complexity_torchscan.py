@@ -8,13 +8,23 @@ by module) and .json. The model is copied first. 1 MAC = 2 FLOPs. The column "Re
 image size ("global": the whole image; "?": no layer of its own), because torchscan prints each layer's own kernel there.
 """
 
-from utils.complexity.counters import report_from_flags
+from models.registry import list_models
+from utils.core import cli
 from utils.core.errors import run
-from utils.receptive_field.report import receptive_fields
 
 
 def main():
-    print(report_from_flags("torchscan", __doc__, fields=receptive_fields))
+    args = cli.counting_parser(__doc__, list_models()).parse(cli.model_or_weights)
+
+    from models.checkpoint import open_network
+    from utils.complexity.report import write_report
+    from utils.receptive_field.analytic import receptive_fields
+    from utils.runtime.device import choose_device
+
+    network, card = open_network(args.model, args.weights, args.num_classes, args.image_size)
+    fields = receptive_fields(network, card.image_size)
+    network.to(choose_device(args.device, args.cuda))
+    print(write_report("torchscan", network, card, args.max_depth, fields=fields))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw docs/images/answers.png: photographs that training has not seen, with the answers of a network.
+"""Draw docs/images/answers.jpg: photographs that training has not seen, with the answers of a network.
 
     python docs/make_readme_figure.py
 
@@ -54,13 +54,13 @@ def draw(folder, images, path):
                 color="black" if right else "#c2410c",
             )
             axis.axis("off")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=110, pil_kwargs={"quality": 90})
 
 
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        draw(folder, answers(folder), ROOT / "docs" / "images" / "answers.png")
+        draw(folder, answers(folder), ROOT / "docs" / "images" / "answers.jpg")
 
 
 if __name__ == "__main__":

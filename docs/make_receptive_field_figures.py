@@ -21,7 +21,8 @@ from utils.data.datasets import open_dataset
 from utils.data.loader import eval_batches
 from utils.evaluation import plots
 from utils.evaluation.plots import BLUE, GREY, ORANGE, plt
-from utils.receptive_field.report import effective_field, effective_size, receptive_fields
+from utils.receptive_field.analytic import receptive_fields
+from utils.receptive_field.effective import effective_field, effective_size
 
 CHAINS = {  # name: (kernel, stride, dilation) of each layer, a colour
     "3×3": ([(3, 1, 1)] * 8, GREY),

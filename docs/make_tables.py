@@ -211,7 +211,7 @@ def formats():
 
 def complexity():
     """MACs of every network as each tool counts them, the smallest network first."""
-    found = [_results(path.relative_to(RESULTS)) for path in sorted(RESULTS.glob("complexity/*_complexity.json"))]
+    found = [_results(path.relative_to(RESULTS)) for path in sorted(RESULTS.glob("reference/complexity/*_complexity.json"))]
     tools = list(found[0]["tools"])
     header = ["model", "parameters", "MACs, exact (M)", *(f"{tool} (M)" for tool in tools), "FLOPs, exact (G)"]
     header += ["peak activations (MiB)", "FLOPs a byte"]
@@ -235,7 +235,7 @@ def complexity():
 def receptive_fields():
     """The field of the layer that the committed results show, for every network."""
     rows = []
-    for path in sorted(RESULTS.glob("receptive_field/*.json")):
+    for path in sorted(RESULTS.glob("reference/receptive_field/*.json")):
         found = _results(path.relative_to(RESULTS))
         layer = next(layer for layer in found["layers"] if layer["layer"] == found["effective"]["layer"])
         size, jump, start = (layer[key] and layer[key][0] for key in ("size", "jump", "start"))

@@ -75,6 +75,24 @@ def load_model(path, model=None, classes=None, image_size=None):
     return network.eval(), card
 
 
+def open_network(model=None, weights=None, num_classes=None, image_size=None):
+    """`(network, card)` of a checkpoint or, without `weights`, of an architecture with random weights, always the same.
+
+    The network is in eval mode on the CPU; a fresh one has 10 classes and takes 224 px unless told otherwise. Raises
+    UserError for what contradicts the checkpoint, and for a quantized one, whose layers cannot be analysed.
+    """
+    if weights is None:
+        torch.manual_seed(0)
+        card = ModelCard(model, [str(i) for i in range(num_classes or 10)], image_size or 224)
+        return build_model(model, card.num_classes, card.image_size).eval(), card
+    network, card = load_model(weights, model=model, image_size=image_size)
+    if num_classes not in (None, card.num_classes):
+        raise UserError(f"{num_classes} classes contradict {weights}, which has {card.num_classes}", option="num_classes")
+    if card.scheme:
+        raise UserError(f"{weights} is quantized ({card.scheme}); give the float checkpoint that it was made from")
+    return network, card
+
+
 def load_strictly(network, state, path, name):
     """Load a state_dict into `network`; a mismatch raises UserError that lists the keys and shapes that differ."""
     own = network.state_dict()

@@ -77,9 +77,9 @@ WRITTEN = {
     "predict.py --json": "predict.json",
     "predict_ckpoint.py --json": "predict_ckpoint.json",
     "check_dataset.py --json": "check_dataset.json",
-    "receptive_field.py": "results/receptive_field/custom.json",
-    "complexity.py": "results/complexity/custom_complexity.json",
-    **{f"complexity_{tool}.py": f"results/complexity/custom_complexity_{tool}.json" for tool in TOOLS},
+    "receptive_field.py": "results/receptive_field/custom_32px.json",
+    "complexity.py": "results/complexity/custom_32px_complexity.json",
+    **{f"complexity_{tool}.py": f"results/complexity/custom_32px_complexity_{tool}.json" for tool in TOOLS},
 }
 BENCHMARK = [("benchmark.py", "-w", BEST, "--all")]
 BENCHMARK_WRITTEN = {"benchmark.py": "results/benchmarks/digits_custom.json"}

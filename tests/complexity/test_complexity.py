@@ -13,13 +13,15 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-import complexity
 from docs import make_tables
 from models.build import build_model
 from models.checkpoint import save_checkpoint
 from models.registry import list_models
-from utils.complexity.counters import COUNTERS, Profile, count_ptflops
-from utils.complexity.exact import CAUSES, PRODUCTS, analyse, network_to_count, reconcile
+from utils.complexity.comparison import describe, measure
+from utils.complexity.counters import COUNTERS, Profile
+from utils.complexity.exact import analyse
+from utils.complexity.formulas import CAUSES, PRODUCTS
+from utils.complexity.reconcile import reconcile
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 
@@ -293,7 +295,7 @@ def test_a_failure_of_ptflops_is_not_swallowed():
 
     before = F.relu
     with pytest.raises(RuntimeError, match="ptflops could not count"):
-        count_ptflops(Broken(), 8)
+        COUNTERS["ptflops"](Broken(), 8)
     assert F.relu is before
 
 
@@ -301,7 +303,7 @@ def test_a_failure_of_ptflops_is_not_swallowed():
 def test_scripts_write_the_tools_table_our_summary_and_json(script_name, main_of, tmp_path):
     tool = script_name.removeprefix("complexity_")
     status, out = main_of(script_name, "-m", "custom", "--image_size", 32, "--num_classes", 7, "--device", "cpu")
-    path = tmp_path / "results" / "complexity" / f"custom_complexity_{tool}.txt"
+    path = tmp_path / "results" / "complexity" / f"custom_32px_7classes_complexity_{tool}.txt"
     text, record = path.read_text(), json.loads(path.with_suffix(".json").read_text())
     assert status == 0 and out.startswith(text.rstrip())
     assert record["tool"] == tool and record["input_shape"] == [1, 3, 32, 32]
@@ -319,7 +321,7 @@ def test_torchscan_shows_our_receptive_field_and_no_negative_memory(main_of, tmp
     column = re.findall(r"MaxPool2d .*?(\S+)$", out, re.MULTILINE)
     assert column[:3] == ["4", "10", "22"] and re.search(r"Linear .*global$", out, re.MULTILINE)
     assert not re.search(r"-\d", out)
-    rows = json.loads((tmp_path / "results/complexity/custom_complexity_torchscan.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "results/complexity/custom_64px_complexity_torchscan.json").read_text())["rows"]
     fields = {row["module"]: row["receptive_field"] for row in rows}
     assert fields["layer3.3"] == [22, 22] and fields["classifier.0"] == [None, None]
 
@@ -337,9 +339,9 @@ def test_max_depth_cuts_the_table(tool):
     assert lengths == sorted(lengths) and lengths[0] < lengths[1] < lengths[2] < lengths[3] == lengths[4]
 
 
-def save_custom(path, image_size=32, classes=5, scheme=None):
+def save_custom(path, image_size=32, classes=5):
     model = build_model("custom", classes, image_size)
-    card = ModelCard("custom", [str(i) for i in range(classes)], image_size, scheme=scheme)
+    card = ModelCard("custom", [str(i) for i in range(classes)], image_size)
     save_checkpoint(path, {"model": model.state_dict(), "card": card.to_dict()})
     return path
 
@@ -347,55 +349,32 @@ def save_custom(path, image_size=32, classes=5, scheme=None):
 def test_a_checkpoint_with_a_card_needs_no_other_flag(main_of, tmp_path):
     weights = save_custom(tmp_path / "best_model.pth")
     status, out = main_of("complexity", "-w", weights, "--device", "cpu")
-    result = json.loads((tmp_path / "results/complexity/custom_complexity.json").read_text())
+    result = json.loads((tmp_path / "results/complexity/custom_32px_5classes_complexity.json").read_text())
     assert status == 0 and result["input_shape"] == [1, 3, 32, 32]
     assert result["exact"]["parameters"]["all"] == _counted_by_hand()["all"] - 5 * 257
     assert all(tool["unexplained"] == 0 for tool in result["tools"].values()) and "unexplained" not in out
     assert sum(layer["macs"] for layer in result["layers"]) == result["exact"]["macs"]
     assert sum(layer["parameters"] for layer in result["layers"]) == result["exact"]["parameters"]["all"]
-    assert out.startswith((tmp_path / "results/complexity/custom_complexity.txt").read_text().rstrip())
-    with Image.open(tmp_path / "results/complexity/custom_complexity.png") as picture:
+    assert out.startswith((tmp_path / "results/complexity/custom_32px_5classes_complexity.txt").read_text().rstrip())
+    with Image.open(tmp_path / "results/complexity/custom_32px_5classes_complexity.png") as picture:
         assert picture.width > 1000 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ({}, "-m/--model NAME or -w/--weights FILE"),
-        ({"model": "resnet18"}, "resnet18 contradicts"),
-        ({"num_classes": 9}, "--num_classes 9 contradicts"),
-        ({"image_size": 64}, "--image_size 64 contradicts"),
-    ],
-)
-def test_contradictions_are_errors(flags, said, main_of, tmp_path):
-    weights = ["-w", save_custom(tmp_path / "best_model.pth")] if flags else []
-    with pytest.raises(UserError, match=re.escape(said)):
-        main_of("complexity", *weights, *[part for name, value in flags.items() for part in (f"--{name}", value)])
+def test_a_run_without_a_network_is_refused(main_of, tmp_path):
+    with pytest.raises(UserError, match="-m/--model NAME or -w/--weights FILE"):
+        main_of("complexity")
     assert not (tmp_path / "results").exists()
 
 
-def test_the_model_may_be_named_beside_its_checkpoint(tmp_path):
-    weights = save_custom(tmp_path / "best_model.pth")
-    network, name, image_size = network_to_count("custom", weights, 5, 32)
-    assert (name, image_size, network.classifier[3].out_features) == ("custom", 32, 5) and not network.training
-
-
-def test_unknown_models_and_a_missing_file_are_errors():
-    with pytest.raises(UserError, match="Did you mean 'resnet18'"):
-        network_to_count("resnet_18", None)
-    with pytest.raises(UserError, match="does not exist"):
-        network_to_count(None, "nowhere.pth")
-
-
 def test_what_a_tool_cannot_explain_is_shown(monkeypatch):
-    result = complexity.measure(build_model("custom", 10, 32), "custom", 32)
+    result = measure(build_model("custom", 10, 32), "custom", 32)
     result["tools"]["thop"]["unexplained"] = 12
-    assert re.search(r"^unexplained .*\+12", complexity.describe(result), re.MULTILINE)
-    assert "unexplained" not in complexity.describe(result | {"tools": {"torch": result["tools"]["torch"]}})
+    assert re.search(r"^unexplained .*\+12", describe(result), re.MULTILINE)
+    assert "unexplained" not in describe(result | {"tools": {"torch": result["tools"]["torch"]}})
 
 
 def test_committed_results_are_what_the_tools_say_now():
-    results = [json.loads(path.read_text()) for path in sorted(ROOT.glob("results/complexity/*_complexity.json"))]
+    results = [json.loads(path.read_text()) for path in sorted(ROOT.glob("results/reference/complexity/*_complexity.json"))]
     names = {"custom", "resnet18", "mobilenet_v3_small", "resnet50", "efficientnet_v2_s"}
     assert names <= {result["model"] for result in results}
     for result in results:
@@ -404,8 +383,8 @@ def test_committed_results_are_what_the_tools_say_now():
             assert sum(tool["difference"].values()) == tool["total"] == tool["flops"] - result["exact"]["flops"]
         for tool in SCRIPTS:
             name = tool.replace("complexity", f"{result['model']}_complexity")
-            assert (ROOT / "results/complexity" / f"{name}.txt").stat().st_size > 1000
-            record = json.loads((ROOT / "results/complexity" / f"{name}.json").read_text())
+            assert (ROOT / "results/reference/complexity" / f"{name}.txt").stat().st_size > 1000
+            record = json.loads((ROOT / "results/reference/complexity" / f"{name}.json").read_text())
             assert record["macs"] == result["tools"][record["tool"]]["macs"] == record["rows"][0]["macs"]
     custom = next(result for result in results if result["model"] == "custom")
     analysis = analyse(build_model("custom", 10), 224)
@@ -422,7 +401,7 @@ def test_the_table_in_the_docs_is_drawn_from_the_committed_results():
 @pytest.mark.parametrize("name", ["custom", "resnet18", "mobilenet_v3_small"])
 def test_on_a_gpu_the_counts_are_the_same_and_the_peak_is_measured(name):
     network = build_model(name, 10).eval()
-    on_cpu, on_gpu = complexity.measure(network, name, 224), complexity.measure(network.cuda(), name, 224)
+    on_cpu, on_gpu = measure(network, name, 224), measure(network.cuda(), name, 224)
     assert on_cpu["tools"] == on_gpu["tools"] and on_cpu["exact"] == on_gpu["exact"]
     assert on_gpu["memory"]["peak_activation_bytes_measured"] >= on_gpu["memory"]["peak_activation_bytes"]
     assert on_cpu["memory"]["peak_activation_bytes_measured"] is None

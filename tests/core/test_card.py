@@ -57,3 +57,8 @@ def test_a_card_that_asks_for_another_resizing_is_refused():
     values = ModelCard("custom", ["a"]).to_dict() | {"interpolation": "bicubic"}
     with pytest.raises(UserError, match="asks for bicubic resizing"):
         ModelCard.from_dict(values, "x.onnx")
+
+
+def test_results_of_unlike_networks_have_unlike_names():
+    assert ModelCard("resnet18", list("0123456789"), 224).result_name == "resnet18"
+    assert ModelCard("resnet18", list("abc"), 32, norm_type="GN").result_name == "resnet18_32px_3classes_GN"

@@ -11,13 +11,14 @@ import pytest
 from markdown_blocks import ROOT, blocks, missing_line
 from warm_python import WarmPython
 
+WRITTEN = ("accuracy", "complexity", "predictions", "quantization", "receptive_field")
 KEPT_OUT = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "logs", "tests")
 
 
 def copy_of_the_project(target):
     """What a clone holds, without anything that was made in this one."""
     shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*KEPT_OUT))
-    for folder in ("weights", "data", "results/accuracy", "results/quantization", "results/predictions"):
+    for folder in ("weights", "data", *(f"results/{kind}" for kind in WRITTEN)):
         shutil.rmtree(target / folder, ignore_errors=True)
 
 

@@ -25,7 +25,7 @@ def test_every_script_has_its_flags_in_the_docs():
 
 def test_a_flag_is_described_as_its_parser_has_it():
     rows = make_tables.table("flags train.py").splitlines()
-    assert "| `--max_epoch N` | `300` | epochs in all, warm-up included |" in rows
+    assert "| `--max_epoch N` | `300` | epochs in all, with warm-up |" in rows
     assert any(row.startswith("| `--mixup X` | `0.0` |") for row in rows)
     assert not any("--help" in row for row in rows)
 

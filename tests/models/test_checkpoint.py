@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.build import build_model
-from models.checkpoint import load_model, load_strictly, read_checkpoint, save_checkpoint
+from models.checkpoint import load_model, load_strictly, open_network, read_checkpoint, save_checkpoint
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.training.ema import ModelEMA
@@ -106,3 +106,39 @@ def test_a_failed_save_keeps_the_old_file(tmp_path):
     with pytest.raises(Exception, match="pickle"):
         save_checkpoint(tmp_path / "a.pth", {"model": lambda: None})
     assert read_checkpoint(tmp_path / "a.pth")["model"]["w"] == 1 and os.listdir(tmp_path) == ["a.pth"]
+
+
+def test_a_network_to_analyse_is_that_of_the_checkpoint_or_always_the_same_fresh_one(tmp_path):
+    card = ModelCard("custom", list("abcde"), 32)
+    model = build_model("custom", 5, 32)
+    save_checkpoint(tmp_path / "a.pth", {"model": model.state_dict(), "card": card.to_dict()})
+    network, found = open_network("custom", tmp_path / "a.pth", 5, 32)
+    assert found == card and not network.training and torch.equal(network.classifier[3].bias, model.classifier[3].bias)
+    (one, fresh), (two, _) = open_network("custom"), open_network("custom")
+    assert (fresh.num_classes, fresh.image_size, fresh.training) == (10, 224, {}) and not one.training
+    assert torch.equal(one.classifier[3].bias, two.classifier[3].bias)
+    assert open_network("custom", num_classes=3, image_size=32)[1].result_name == "custom_32px_3classes"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": "resnet18"}, "resnet18 contradicts"),
+        ({"num_classes": 9}, "9 classes contradict"),
+        ({"image_size": 64}, "64 contradicts"),
+        ({"weights": "nowhere.pth"}, "does not exist"),
+        ({"weights": None, "model": "resnet_18"}, "Did you mean 'resnet18'"),
+    ],
+)
+def test_what_contradicts_a_checkpoint_is_refused(given, said, tmp_path):
+    card = ModelCard("custom", list("abcde"), 32)
+    save_checkpoint(tmp_path / "a.pth", {"model": build_model("custom", 5, 32).state_dict(), "card": card.to_dict()})
+    with pytest.raises(UserError, match=said):
+        open_network(**({"weights": tmp_path / "a.pth"} | given))
+
+
+def test_a_quantized_checkpoint_is_not_analysed(tmp_path):
+    card = ModelCard("custom", list("abcde"), 32, scheme="fp16")
+    save_checkpoint(tmp_path / "a.pth", {"model": build_model("custom", 5, 32).half().state_dict(), "card": card.to_dict()})
+    with pytest.raises(UserError, match="quantized"):
+        open_network(weights=tmp_path / "a.pth")

@@ -14,22 +14,17 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-import receptive_field as script_module
 from models.build import build_model
 from models.checkpoint import save_checkpoint
 from models.registry import list_models
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
-from utils.receptive_field.analytic import analytic_fields
+from utils.receptive_field import report
+from utils.receptive_field.analytic import analytic_fields, receptive_fields
+from utils.receptive_field.chain import calculate_RF, get_receptive_field
+from utils.receptive_field.effective import effective_field, effective_size
 from utils.receptive_field.gradient import gradient_fields
-from utils.receptive_field.report import (
-    calculate_RF,
-    compare,
-    effective_field,
-    effective_size,
-    get_receptive_field,
-    receptive_fields,
-)
+from utils.receptive_field.report import compare
 from utils.receptive_field.spans import GLOBAL, Field, Span
 
 
@@ -388,9 +383,9 @@ def test_a_model_that_cannot_be_exported_is_a_user_error():
         def forward(self, x):
             return x * 2 if x.sum() > 0 else x
 
-    with pytest.raises(UserError, match="--method gradient"):
+    with pytest.raises(UserError, match="try the gradient method"):
         analytic_fields(Undecided(), 32)
-    with pytest.raises(UserError, match="--method analytic"):
+    with pytest.raises(UserError, match="use the analytic method"):
         gradient_fields(nn.Sequential(nn.Linear(32, 4), nn.Unflatten(1, (2, 2))), 32)
 
 
@@ -401,7 +396,7 @@ def test_what_reaches_the_cap_is_at_least_that_much():
     model = made(build_model, "resnet18", 10)
     measured, _ = gradient_fields(model, 128, cap=256)
     assert measured["layer4"].height.capped and measured["layer4"].size == (256, 256)
-    assert script_module.spell_size(measured["layer4"]) == "≥ 256"
+    assert report.spell_size(measured["layer4"]) == "≥ 256"
     assert not measured["layer1"].height.capped
     assert compare(receptive_fields(model, 128), measured) == []
 
@@ -424,7 +419,7 @@ def test_a_mismatch_is_printed(main_of, monkeypatch):
             "layer1": Field(Span(span.start - 1, span.end, span.jump), fields["layer1"].width, (None, None))
         }, notes
 
-    monkeypatch.setitem(script_module.METHODS, "gradient", off_by_one)
+    monkeypatch.setitem(report.METHODS, "gradient", off_by_one)
     _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32, "--images", 1)
     assert "DISAGREE 1 times" in out and "layer1, height: size 4, jump 2, start -1 by analysis, size 5" in out
 
@@ -454,7 +449,7 @@ def test_script_writes_table_json_and_picture(main_of, tmp_path):
     _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32, "--image", "photo.png", "--images", 4)
     assert "random weights, untrained; 4 images of digits test" in out
     assert "alike: all of the 20 layers" in out
-    result = json.loads((tmp_path / "results/receptive_field/custom.json").read_text())
+    result = json.loads((tmp_path / "results/receptive_field/custom_32px.json").read_text())
     rows = {row["layer"]: row for row in result["layers"]}
     assert rows["layer3"] == {
         "layer": "layer3",
@@ -468,14 +463,15 @@ def test_script_writes_table_json_and_picture(main_of, tmp_path):
     }
     assert rows["classifier.0"]["size"] == ["global", "global"] and rows["classifier.0"]["start"] == [None, None]
     assert result["mismatches"] == [] and result["effective"]["layer"] == "layer3"
-    with Image.open(tmp_path / "results/receptive_field/custom.png") as picture:
+    with Image.open(tmp_path / "results/receptive_field/custom_32px.png") as picture:
         assert picture.width > picture.height > 200
 
 
 @pytest.mark.parametrize("method", ["gradient", "analytic"])
-def test_script_with_one_method(main_of, method):
+def test_script_with_one_method(main_of, method, tmp_path):
     _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32, "--method", method, "--images", 1, "--cap", 64)
     assert ("≥ 64" in out) == (method == "gradient") and ("global" in out) == (method == "analytic")
+    assert (tmp_path / f"results/receptive_field/custom_32px_cap64_{method}.json").exists()
 
 
 def test_script_with_a_checkpoint_says_which_images_it_took(main_of, tmp_path):
@@ -483,10 +479,15 @@ def test_script_with_a_checkpoint_says_which_images_it_took(main_of, tmp_path):
     card = ModelCard("custom", ["a", "b", "c"], 32, training={"dataset": "gone/folder"})
     save_checkpoint(tmp_path / "model.pth", {"model": model.state_dict(), "card": card.to_dict()})
     _, out = main_of("receptive_field", "-w", "model.pth", "--layer", "layer2.0", "--images", 2)
-    assert "gone/folder is not here" in out and "effective field of layer2.0" in out and "2 images of digits test" in out
+    assert (
+        "gone/folder of the model is not here" in out
+        and "effective field of layer2.0" in out
+        and "2 images of digits test" in out
+    )
+    assert (tmp_path / "results/receptive_field/custom_32px_3classes_gone-folder_layer2.0.png").exists()
     for flags, sentence in {
         ("-w", "model.pth", "--layer", "layer2.9"): "layer2.9 is no layer of this network. Did you mean layer2",
-        ("-w", "model.pth", "--num_classes", "4"): "contradicts",
+        ("-w", "model.pth", "--num_classes", "4"): "4 classes contradict",
         ("-w", "model.pth", "-d", "gone"): "unknown data set",
         (): "which network",
     }.items():
@@ -499,11 +500,11 @@ def test_a_method_that_cannot_do_a_network_is_noted(monkeypatch):
         raise UserError("the gradient method cannot run this model")
 
     network = build_model("custom", 10, 32)
-    monkeypatch.setitem(script_module.METHODS, "gradient", refuses)
-    fields, findings = script_module.measure(network, 32, "both", 256)
+    monkeypatch.setitem(report.METHODS, "gradient", refuses)
+    fields, findings = report.measure(network, 32, "both", 256)
     assert "layer3" in fields and findings["notes"] == ["the gradient method cannot run this model"]
     with pytest.raises(UserError):
-        script_module.measure(network, 32, "gradient", 256)
+        report.measure(network, 32, "gradient", 256)
 
 
 # ---------------------------------------------------------------- the breadth of torchvision

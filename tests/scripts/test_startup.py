@@ -8,11 +8,7 @@ import pytest
 from conftest import ROOT
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
-NOT_YET = {  # their imports still stand at the top
-    *("complexity.py", "complexity_fvcore.py", "complexity_ptflops.py"),
-    *("complexity_thop.py", "complexity_torchscan.py"),
-    "receptive_field.py",
-}
+NOT_YET = set()
 HEAVY = ("matplotlib", "onnxruntime", "scipy", "torch", "torchvision")
 RUNS_WITHOUT_FLAGS = ("train.py",)
 CALLS = """

@@ -60,6 +60,13 @@ class ModelCard:
             self.resize_size = resize_size(self.image_size)
 
     @property
+    def result_name(self):
+        """File name of results that depend on the architecture alone: `resnet18`, `resnet18_32px_7classes_GN`."""
+        unusual = {f"{self.image_size}px": self.image_size != 224, f"{self.num_classes}classes": self.num_classes != 10}
+        unusual[self.norm_type] = self.norm_type != "BN"
+        return "_".join([self.architecture, *(name for name, differs in unusual.items() if differs)])
+
+    @property
     def num_classes(self):
         return len(self.classes)
 

@@ -239,6 +239,16 @@ def add_size(parser):
     return group
 
 
+def counting_parser(doc, models):
+    """The flags of the scripts that run one counter: which network, how deep a table, and where."""
+    parser = Parser(doc)
+    add_model(parser, models)
+    add_size(parser)
+    parser.add_argument("--max_depth", type=int, check=at_least(0), help="print the tool's table to this module depth only")
+    add_device(parser)
+    return parser
+
+
 def model_or_weights(args):
     """Cross-flag check: some network must be named."""
     return [] if args.model or args.weights else ["give -m/--model NAME or -w/--weights FILE: which network is it?"]

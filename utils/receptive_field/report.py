@@ -1,78 +1,47 @@
-"""Theoretical receptive fields of a network's layers: by analysis of its exported graph, and by gradient.
+"""Both methods side by side: measured, compared, as text and as JSON. No torch at import."""
 
-A field is kept per axis as a `Span`: unit i of a layer's output sees the pixels `start + i·jump` to `end + i·jump` of the
-input, and no others. Pixels count from 0 at the top left; a start under 0 lies in the padding. The relations are those of
-Araujo, Norris & Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
-
-What both methods take as given:
-
-* The field is that of the architecture: weights that happen to be zero do not shrink it.
-* Where branches meet, the field is the smallest interval that holds theirs.
-* It is global (infinite) where a unit sees the whole image whatever its size: behind a global pooling, a squeeze-excite
-  gate, a linear layer over a flattened map, attention.
-* An adaptive pooling is the fixed pooling that it amounts to at the given image size; one whose windows differ in width
-  there has no fixed field and counts as global.
-* Normalisation is taken as local. That is exact for BatchNorm at inference and for LayerNorm over channels; GroupNorm,
-  InstanceNorm and LayerNorm over the map take statistics of the whole map, which the notes then say.
-"""
-
+import difflib
 import math
 
-import torch
-
-from utils.receptive_field.analytic import analytic_fields
-from utils.receptive_field.spans import inspecting
+from utils.core.errors import UserError
+from utils.core.text import table
 
 
-def calculate_RF(layers):
-    """Receptive field, in pixels, at the end of a plain chain of layers, given as (kernel, stride) pairs from the input on.
+def _by_analysis(network, image_size, cap):
+    from utils.receptive_field.analytic import analytic_fields
 
-    r = 1 + Σ (k_l − 1) · Π_{i<l} s_i: each layer adds its kernel's reach, counted in the jump that the layers *before* it
-    have built up. Padding does not matter, a dilated kernel counts as k' = dilation · (k − 1) + 1. For branches, and for
-    start and centre, see `receptive_fields`. Raises ValueError for a kernel or stride under 1.
-    Source: Araujo et al., Distill 2019, eq. 2.
+    return analytic_fields(network, image_size)
 
-    >>> calculate_RF([(3, 1), (2, 2), (3, 1), (2, 2), (3, 1), (2, 2)])
-    22
+
+def _by_gradient(network, image_size, cap):
+    from utils.receptive_field.gradient import gradient_fields
+
+    return gradient_fields(network, image_size, cap)
+
+
+METHODS = {"analytic": _by_analysis, "gradient": _by_gradient}  # (network, image_size, cap) -> ({layer: Field}, [note, …])
+
+
+def measure(network, image_size, method, cap):
+    """`(fields, findings)`: {layer: Field}, and {"notes": […], "mismatches": […], "compared": how many layers both know}.
+
+    Of two methods the analysis is reported, and the gradient for layers that only it knows. Where one of two methods cannot
+    do this network, a note says why; where none can, UserError is raised.
     """
-    size, jump = 1, 1
-    for kernel, stride in layers:
-        _positive(kernel=kernel, stride=stride)
-        size += (kernel - 1) * jump
-        jump *= stride
-    return size
-
-
-def get_receptive_field(kernel_size, stride, dilation):
-    """Reach, in pixels, of one layer's kernel by an older convention: k' + (k' − 1)(stride − 1), k' the dilated kernel.
-
-    k' = dilation · (kernel_size − 1) + 1 taps that stand `stride` pixels apart reach over that many pixels; it is what a k'
-    kernel sees when it *follows* a layer of that stride. A layer's own stride does not enlarge the field of its own output,
-    which is k' alone: for that, and for whole networks, use `receptive_fields` (any model) or `calculate_RF` (a chain).
-    Raises ValueError for an argument under 1.
-
-    >>> [get_receptive_field(*layer) for layer in ((3, 1, 1), (5, 1, 1), (5, 2, 1), (5, 2, 2))]
-    [3, 5, 9, 17]
-    """
-    _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
-    kernel = dilation * (kernel_size - 1) + 1
-    return kernel + (kernel - 1) * (stride - 1)
-
-
-def _positive(**values):
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}")
-
-
-def receptive_fields(model, image_size):
-    """Field of every layer: {name as in `model.named_modules()`: Field}, in the order of execution, by graph analysis.
-
-    `model` takes (1, 3, image_size, image_size) and is left as it was. A module called more than once has the field of its
-    last call; modules that compute nothing at inference (Identity, StochasticDepth) are left out. Raises UserError for a
-    model that torch.export refuses.
-    """
-    return analytic_fields(model, image_size)[0]
+    wanted = list(METHODS) if method == "both" else [method]
+    results, notes = {}, []
+    for name in wanted:
+        try:
+            results[name], said = METHODS[name](network, image_size, cap)
+            notes += said
+        except UserError as error:
+            if name == wanted[-1] and not results:
+                raise
+            notes.append(str(error))
+    both = list(results.values()) if len(results) == 2 else [next(iter(results.values())), {}]
+    fields = both[0] | {name: field for name, field in both[1].items() if name not in both[0]}
+    compared = sum(name in both[0] for name in both[1])
+    return fields, {"notes": notes, "mismatches": compare(*both), "compared": compared}
 
 
 def compare(analytic, gradient):
@@ -92,33 +61,82 @@ def _words(span):
     return f"size {size}, jump {span.jump}, start {span.start}"
 
 
-def effective_field(model, layer, images, batch_size=16):
-    """The field that a network uses: `(heat, unit)` of the unit in the middle of a layer's output.
-
-    heat: float64 (H, W), for each pixel the absolute derivative of the unit (of the sum of its channels), summed over
-    colours and averaged over `images`, float32 (N, 3, H, W); its sum is 1. unit: (row, column), or None for a layer that
-    has no map. Source: Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
-    NeurIPS 2016.
-    """
-    kept = {}
-    module = model.get_submodule(layer)
-    handle = module.register_forward_hook(lambda module, inputs, output: kept.update(out=output.clone()))
-    heat = torch.zeros(images.shape[-2:], dtype=torch.float64)
-    try:
-        with inspecting(model):
-            for batch in images.split(batch_size):
-                batch = batch.clone().requires_grad_()
-                model(batch)
-                out = kept.pop("out")
-                unit = (out.shape[2] // 2, out.shape[3] // 2) if out.dim() == 4 else None
-                answer = out if unit is None else out[:, :, unit[0], unit[1]]
-                (gradient,) = torch.autograd.grad(answer.sum(), batch)
-                heat += gradient.abs().sum((0, 1)).double().cpu()
-    finally:
-        handle.remove()
-    return heat / heat.sum().clamp_min(1e-300), unit
+def choose_layer(wanted, fields):
+    """The layer to draw. Raises UserError for an unknown one, with what is spelled alike."""
+    if wanted is None:
+        maps = [name for name, field in fields.items() if None not in field.jump]
+        return maps[-1]
+    if wanted not in fields:
+        near = difflib.get_close_matches(wanted, fields, n=4)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "The table lists them."
+        raise UserError(f"{wanted} is no layer of this network. {hint}", option="layer")
+    return wanted
 
 
-def effective_size(heat):
-    """Side, in pixels, of the square as large as the area whose heat exceeds 4.55 % of the greatest (Luo et al. 2016)."""
-    return math.sqrt(int((heat > (1 - 0.9545) * heat.max()).sum()))
+def spell(values):
+    """(height, width) as one word."""
+    words = [_word(value) for value in values]
+    return words[0] if words[0] == words[1] else "×".join(words)
+
+
+def _word(value):
+    if value is None or value == -math.inf:
+        return "–"
+    return "global" if value == math.inf else f"{value:g}"
+
+
+def spell_size(field):
+    """The size with `≥` where the measurement stopped at its cap."""
+    words = [f"≥ {span.size}" if span.capped else _word(span.size) for span in (field.height, field.width)]
+    return words[0] if words[0] == words[1] else "×".join(words)
+
+
+def in_pixels(field):
+    """The size with its unit."""
+    return "global" if spell_size(field) == "global" else f"{spell_size(field)} px"
+
+
+def describe(network, fields, findings):
+    """The table, and what is to be said about it."""
+    modules = dict(network.named_modules())
+    header = ("layer", "type", "size", "jump", "start", "centre", "units")
+    rows = []
+    for name, field in fields.items():
+        start = [None if span.capped else span.start for span in (field.height, field.width)]
+        row = (name, type(modules[name]).__name__, spell_size(field), spell(field.jump), spell(start))
+        rows.append((*row, spell(field.centre), spell(field.units)))
+    lines = [table(header, rows, align="<<>>>>>"), ""]
+    if findings["mismatches"]:
+        lines.append(f"the two methods DISAGREE {len(findings['mismatches'])} times:")
+        lines += [f"  {mismatch}" for mismatch in findings["mismatches"]]
+    elif findings["compared"]:
+        lines.append(f"by analysis and by gradient alike: all of the {findings['compared']} layers that both methods know")
+    lines += [f"note: {note}" for note in findings["notes"]]
+    return "\n".join(lines)
+
+
+def to_json(network, card, fields, findings):
+    """What describe() prints, for programs: pairs are [height, width], "global" is a size, null is what there is not."""
+    modules = dict(network.named_modules())
+
+    def starts(field):
+        return [None if span.capped or math.isinf(span.start) else span.start for span in (field.height, field.width)]
+
+    return {
+        "model": card.architecture,
+        "image_size": card.image_size,
+        **findings,
+        "layers": [
+            {
+                "layer": name,
+                "type": type(modules[name]).__name__,
+                "size": ["global" if size == math.inf else size for size in field.size],
+                "at_least": [span.capped for span in (field.height, field.width)],
+                "jump": list(field.jump),
+                "start": starts(field),
+                "centre": list(field.centre),
+                "units": list(field.units),
+            }
+            for name, field in fields.items()
+        ],
+    }

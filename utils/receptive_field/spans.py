@@ -1,12 +1,26 @@
-"""What a receptive field is: a `Span` along each axis, together a `Field`; and how a network is held still to look at it."""
+"""What a receptive field is: a `Span` along each axis, together a `Field`.
+
+Unit i of a layer's output sees the pixels `start + i·jump` to `end + i·jump` of the input, and no others. Pixels count from
+0 at the top left; a start under 0 lies in the padding. The relations are those of Araujo, Norris & Sim, "Computing Receptive
+Fields of Convolutional Neural Networks", Distill 2019.
+
+What both methods take as given:
+
+* The field is that of the architecture: weights that happen to be zero do not shrink it.
+* Where branches meet, the field is the smallest interval that holds theirs.
+* It is global (infinite) where a unit sees the whole image whatever its size: behind a global pooling, a squeeze-excite
+  gate, a linear layer over a flattened map, attention.
+* An adaptive pooling is the fixed pooling that it amounts to at the given image size; one whose windows differ in width
+  there has no fixed field and counts as global.
+* Normalisation is taken as local. That is exact for BatchNorm at inference and for LayerNorm over channels; GroupNorm,
+  InstanceNorm and LayerNorm over the map take statistics of the whole map, which the notes then say.
+"""
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 HEIGHT, WIDTH = 0, 1
+CAP = 8192  # px; where a measurement stops, and a field is given as "this size or more"
 
 
 @dataclass(frozen=True)
@@ -67,28 +81,6 @@ class Field:
     jump = property(lambda self: (self.height.jump, self.width.jump))
     start = property(lambda self: (self.height.start, self.width.start))
     centre = property(lambda self: (self.height.centre, self.width.centre))
-
-
-@contextmanager
-def inspecting(model):
-    """Inference mode of every module and no gradients to parameters, put back as they were afterwards."""
-    training = {module: module.training for module in model.modules()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        model.eval()
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-def device_of(model):
-    """Where the parameters of a network are; the CPU for one that has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def adaptive_window(length, out_length):
