@@ -24,8 +24,8 @@ def parser():
     d = TrainOptions()  # the defaults
     cli.add_device(p)
     data = cli.add_data(p)
-    data.add_argument("--image_size", type=int, default=d.image_size, check=cli.at_least(8), help="side of the input, px")
-    data.add_argument("--resize_size", type=int, check=cli.at_least(8), help="short side before the centre crop, px")
+    data.add_argument("--image_size", type=int, default=d.image_size, check=cli.side(), help="side of the input, px")
+    data.add_argument("--resize_size", type=int, check=cli.side(), help="short side before the centre crop, px")
     data.add_argument("--val_fraction", type=float, default=d.val_fraction, check=cli.between(0, 1, closed=False),
                       help="share of train held out for selection where there is no val/; 0 trains on all")  # fmt: skip
     data.add_argument("--cache", default=d.cache, choices=CACHES, help="keep decoded images: in memory, in a file, or not")

@@ -72,12 +72,7 @@ def test_numbers_that_no_machine_can_serve_and_empty_values_are_refused(name, pa
                 parse([*needed, *([f"{action.option_strings[-1]}={value}"] if action.option_strings else [value])])
 
 
-UNBOUNDED = {"train"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(strict=True) if n in UNBOUNDED else ()) for n in SCRIPTS]
-)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_image_sizes_that_no_memory_holds_are_refused(name, parse_of):
     parser, parse = parse_of(name)
     needed = [word for a in parser._actions if a.required for word in (*a.option_strings[-1:], something(a))]

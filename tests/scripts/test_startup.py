@@ -8,7 +8,6 @@ import pytest
 from conftest import ROOT
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
-NOT_YET = set()
 HEAVY = ("matplotlib", "onnxruntime", "scipy", "torch", "torchvision")
 RUNS_WITHOUT_FLAGS = ("train.py",)
 CALLS = """
@@ -30,12 +29,7 @@ print(json.dumps([answers, [name for name in sys.modules if "." not in name]]))
 """
 
 
-def mark(name):
-    marks = pytest.mark.xfail(strict=True, reason="imports torch at the top") if name in NOT_YET else ()
-    return pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", [mark(name) for name in SCRIPTS])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_help_and_wrong_flags_are_answered_before_heavy_imports(name, tmp_path):
     calls = [["--help"], ["--no_such_flag"], ["--max_epoch", "0"] if name in RUNS_WITHOUT_FLAGS else []]
     command = [sys.executable, "-c", CALLS, str(ROOT / name), json.dumps(calls)]
@@ -47,3 +41,13 @@ def test_help_and_wrong_flags_are_answered_before_heavy_imports(name, tmp_path):
         assert status == 2 and out == "" and err.startswith("error: ") and len(err.splitlines()) == 1
     assert "unknown flag --no_such_flag" in unknown[2]
     assert not set(HEAVY) & set(modules) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["torch", "torchvision"])
+def test_an_environment_without_a_requirement_is_named_in_a_sentence(package, tmp_path):
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = sys.argv[1:]; sys.path[0] = {str(ROOT)!r}\n"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(ROOT / "complexity.py"), "-m", "custom", "--image_size", "32"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    sentence = f"error: the package {package} is missing: activate the environment (source .venv/bin/activate)"
+    assert done.returncode == 2 and done.stderr.startswith(sentence) and len(done.stderr.splitlines()) == 1
