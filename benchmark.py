@@ -150,6 +150,8 @@ def main():
         progress(f"accuracy is not measured: {why}")
     split = dataset.held_out if dataset else None
     usable, missing = take_stock(variants(args.weights, network, card, dataset), args.weights, args.all, progress)
+    if not args.all:
+        missing = {name: f"{why}; --all makes it" for name, why in missing.items()}
     samples = spread(split, 32) if split else example_images(card, 32)[0]
     analysis = analyse(network, card.image_size)
     rows = measure(usable, split, samples, loading, args)

@@ -43,7 +43,7 @@ def facts(accuracy, megabytes, *latencies, images=10_000):
         (facts(0.90, 40, 4, 80), facts(0.90, 10, 8, 100), "smaller but slower here: keep fp32 for speed; 4.00 × smaller", 0),
         (facts(0.90, 40, 4, 80), facts(0.90, 10, 2, 100), "smaller but slower here at batch 32: keep fp32 for speed there", 0),
         (facts(0.90, 40, 4, 80), facts(0.893, 10, 2, 40), "accuracy lost: 0.70 points, beyond the interval; 4.00 × smaller", 0),
-        (facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40), "accuracy lost: 2.00 points, beyond the interval (--max_drop 1)", 4),
+        (facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40), "accuracy lost: 2.00 points, beyond the interval (limit 1)", 4),
         (facts(0.90, 40, 4, 80), facts(0.50, 10, 8, 90), "accuracy lost: 40.00 points, beyond the interval", 4),
         (facts(0.90, 40, 4, 80), facts(0.95, 10, 2, 40), "use it", 0),
         (facts(0.90, 40, 4, 80), facts(0.90, 39.9, 4, 80), "hardly smaller: keep fp32", 0),
@@ -60,7 +60,7 @@ def test_a_drop_within_a_wide_interval_still_counts():
     before, after = facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40)
     before["Acc@1 95 % interval"] = [0.80, 0.95]
     verdict, status = gains.judge({"before": before, "after": after, "images": 50}, max_drop=1.0)
-    assert verdict.startswith("accuracy lost: 2.00 points, within the interval of 50 images (--max_drop 1)") and status == 4
+    assert verdict.startswith("accuracy lost: 2.00 points, within the interval of 50 images (limit 1)") and status == 4
     assert gains.judge({"before": before, "after": after, "images": 50}, max_drop=2.5)[1] == 0
 
 
@@ -107,7 +107,7 @@ def test_lost_accuracy_is_status_4_and_the_file_is_there(main_of, tmp_path, monk
     monkeypatch.setitem(QUANTIZERS, "bf16", Ruined())
     weights = checkpoint(tmp_path / "best_model.pth")
     status, out = main_of("quantize", "-w", weights, "--scheme", "bf16")
-    assert status == ACCURACY_LOST and "verdict: accuracy lost: " in out and "beyond the interval (--max_drop 1)" in out
+    assert status == ACCURACY_LOST and "verdict: accuracy lost: " in out and "beyond the interval (limit 1)" in out
     assert (tmp_path / "converted_models" / "custom_bf16.pth").exists()
     assert main_of("quantize", "-w", weights, "--scheme", "bf16", "--max_drop", 100)[0] == 0
 

@@ -24,9 +24,6 @@ class Latency:
     def images_per_second(self):
         return 1000 * self.batch / self.median_ms
 
-    def describe(self):
-        return f"{self.median_ms:.3g} ms ({self.low_ms:.3g}–{self.high_ms:.3g})"
-
 
 def race(calls, batch, *, least=10, most=100, seconds=4.0, clock=time.perf_counter, pause=time.sleep):
     """Time every callable of the dict `calls` and return {name: Latency}; `batch` is the images that one call answers.

@@ -40,7 +40,8 @@ PRODUCTS = {operator.mul, torch.mul}  # squeeze-and-excitation's, where one fact
 def fold_batchnorm(network):
     """Fold every BatchNorm2d that follows a convolution into it, in place, and return how many there were.
 
-    `network` is in eval mode; an Identity takes the place of what is folded.
+    `network` is in eval mode; an Identity takes the place of what is folded. torch.fx's own `fuse` is not taken: it folds a
+    convolution that is used twice as well, which changes the network, and leaves SyncBatchNorm as it is.
     """
     graph, uses = _trace(network)
     folded = 0

@@ -62,7 +62,7 @@ def judge(result, max_drop):
         beyond = after["Acc@1"] < before["Acc@1 95 % interval"][0]
         if beyond or drop > max_drop:
             where = "beyond the interval" if beyond else f"within the interval of {plural(result['images'], 'image')}"
-            limit = f" (--max_drop {max_drop:g})" if drop > max_drop else ""
+            limit = f" (limit {max_drop:g})" if drop > max_drop else ""
             return f"accuracy lost: {drop:.2f} points, {where}{limit}; {facts}", ACCURACY_LOST if drop > max_drop else 0
         facts += f", Acc@1 {-round(drop, 2) + 0.0:+.2f} points"
     slower = [str(b["batch"]) for b, a in pairs if a["median_ms"] > SLOWER * b["median_ms"]]

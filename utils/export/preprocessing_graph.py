@@ -6,12 +6,49 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 PREFIX = "prepare_"  # of every name that is added, so that none meets one of the network's
-RESIZE = {  # Pillow's antialiased bilinear filter: outside of the picture there is nothing, also no weight
+RESIZE = {  # Pillow's antialiased bilinear filter: outside of the image there is nothing, also no weight
     "mode": "linear",
     "antialias": 1,
     "exclude_outside": 1,
     "coordinate_transformation_mode": "half_pixel",
 }
+OUTPUT = "network input"  # stands for the name that the network has given it
+STEPS = [  # operator, inputs, output, attributes
+    ("Shape", ["image"], "shape", {}),
+    ("Gather", ["shape", "index0"], "count", {}),
+    ("Gather", ["shape", "index3"], "channels", {}),
+    ("Gather", ["shape", "spatial"], "sides", {}),  # (H, W)
+    ("ReduceMin", ["sides"], "shorter", {"keepdims": 1}),
+    ("Mul", ["sides", "short"], "scaled", {}),
+    ("Div", ["scaled", "shorter"], "new_sides", {}),
+    ("Gather", ["sides", "index0"], "height", {}),
+    ("Gather", ["sides", "index1"], "width", {}),
+    ("Gather", ["new_sides", "index0"], "new_height", {}),
+    ("Gather", ["new_sides", "index1"], "new_width", {}),
+    ("Mul", ["width", "tall_limit"], "tall_from", {}),
+    ("Greater", ["height", "tall_from"], "tall", {}),
+    ("Less", ["new_height", "height"], "shrinks", {}),
+    ("And", ["tall", "shrinks"], "vertical_first", {}),
+    ("Concat", ["new_height", "width"], "after_vertical", {"axis": 0}),
+    ("Concat", ["height", "new_width"], "after_horizontal", {"axis": 0}),
+    ("Where", ["vertical_first", "after_vertical", "after_horizontal"], "first_sides", {}),
+    ("Concat", ["count", "first_sides", "channels"], "first_shape", {"axis": 0}),
+    ("Resize", ["image", "", "", "first_shape"], "first_pass", RESIZE),
+    ("Concat", ["count", "new_sides", "channels"], "new_shape", {"axis": 0}),
+    ("Resize", ["first_pass", "", "", "new_shape"], "resized", RESIZE),
+    ("Sub", ["new_sides", "crop"], "spare", {}),
+    ("Cast", ["spare"], "spare_float", {"to": TensorProto.FLOAT}),
+    ("Div", ["spare_float", "two"], "half_spare", {}),
+    ("Round", ["half_spare"], "rounded", {}),  # halves to even, as Python's round and so torchvision's CenterCrop
+    ("Cast", ["rounded"], "starts", {"to": TensorProto.INT64}),
+    ("Add", ["starts", "crop"], "ends", {}),
+    ("Slice", ["resized", "starts", "ends", "spatial"], "cropped", {}),
+    ("Cast", ["cropped"], "pixels", {"to": TensorProto.FLOAT}),
+    ("Div", ["pixels", "full"], "unit", {}),
+    ("Sub", ["unit", "mean"], "centred", {}),
+    ("Div", ["centred", "std"], "normalised", {}),
+    ("Transpose", ["normalised"], OUTPUT, {"perm": [0, 3, 1, 2]}),
+]
 
 
 def prepend_preprocessing(graph, card):
@@ -22,8 +59,24 @@ def prepend_preprocessing(graph, card):
     otherwise than Pillow, so a value is within two grey levels, and within one on all but a thousandth of an image's values.
     Sizes are computed as integers, so that long sides are truncated as by `int`.
     """
-    network_input = graph.graph.input[0].name
-    constants = {
+    own = {"": "", "image": "image", OUTPUT: graph.graph.input[0].name}  # all other names get the prefix
+    nodes = []
+    for number, (kind, inputs, output, attributes) in enumerate(STEPS):
+        takes, gives = ([own.get(name, PREFIX + name) for name in names] for names in (inputs, [output]))
+        nodes.append(helper.make_node(kind, takes, gives, name=f"{PREFIX}{number}", **attributes))
+    whole = onnx.ModelProto()
+    whole.CopyFrom(graph)
+    network_nodes = list(whole.graph.node)
+    del whole.graph.node[:], whole.graph.input[:]
+    whole.graph.node.extend([*nodes, *network_nodes])
+    whole.graph.input.append(helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3]))
+    whole.graph.initializer.extend(numpy_helper.from_array(value, PREFIX + name) for name, value in _constants(card).items())
+    return whole
+
+
+def _constants(card):
+    """The numbers that STEPS take by name."""
+    return {
         "two": np.float32(2),
         "full": np.float32(255),
         "mean": np.float32(card.mean),
@@ -36,59 +89,6 @@ def prepend_preprocessing(graph, card):
         "crop": np.int64([card.image_size] * 2),
         "tall_limit": np.int64([tall_limit()]),
     }
-    steps = [  # operator, inputs, output, attributes
-        ("Shape", ["image"], "shape", {}),
-        ("Gather", ["shape", "index0"], "count", {}),
-        ("Gather", ["shape", "index3"], "channels", {}),
-        ("Gather", ["shape", "spatial"], "sides", {}),  # (H, W)
-        ("ReduceMin", ["sides"], "shorter", {"keepdims": 1}),
-        ("Mul", ["sides", "short"], "scaled", {}),
-        ("Div", ["scaled", "shorter"], "new_sides", {}),
-        ("Gather", ["sides", "index0"], "height", {}),
-        ("Gather", ["sides", "index1"], "width", {}),
-        ("Gather", ["new_sides", "index0"], "new_height", {}),
-        ("Gather", ["new_sides", "index1"], "new_width", {}),
-        ("Mul", ["width", "tall_limit"], "tall_from", {}),
-        ("Greater", ["height", "tall_from"], "tall", {}),
-        ("Less", ["new_height", "height"], "shrinks", {}),
-        ("And", ["tall", "shrinks"], "vertical_first", {}),
-        ("Concat", ["new_height", "width"], "after_vertical", {"axis": 0}),
-        ("Concat", ["height", "new_width"], "after_horizontal", {"axis": 0}),
-        ("Where", ["vertical_first", "after_vertical", "after_horizontal"], "first_sides", {}),
-        ("Concat", ["count", "first_sides", "channels"], "first_shape", {"axis": 0}),
-        ("Resize", ["image", "", "", "first_shape"], "first_pass", RESIZE),
-        ("Concat", ["count", "new_sides", "channels"], "new_shape", {"axis": 0}),
-        ("Resize", ["first_pass", "", "", "new_shape"], "resized", RESIZE),
-        ("Sub", ["new_sides", "crop"], "spare", {}),
-        ("Cast", ["spare"], "spare_float", {"to": TensorProto.FLOAT}),
-        ("Div", ["spare_float", "two"], "half_spare", {}),
-        ("Round", ["half_spare"], "rounded", {}),  # halves to even, as Python's round and so torchvision's CenterCrop
-        ("Cast", ["rounded"], "starts", {"to": TensorProto.INT64}),
-        ("Add", ["starts", "crop"], "ends", {}),
-        ("Slice", ["resized", "starts", "ends", "spatial"], "cropped", {}),
-        ("Cast", ["cropped"], "pixels", {"to": TensorProto.FLOAT}),
-        ("Div", ["pixels", "full"], "unit", {}),
-        ("Sub", ["unit", "mean"], "centred", {}),
-        ("Div", ["centred", "std"], "normalised", {}),
-        ("Transpose", ["normalised"], network_input, {"perm": [0, 3, 1, 2]}),
-    ]
-    kept = {"", "image", network_input}
-
-    def named(name):
-        return name if name in kept else PREFIX + name
-
-    nodes = [
-        helper.make_node(kind, list(map(named, inputs)), [named(output)], name=f"{PREFIX}{number}", **attributes)
-        for number, (kind, inputs, output, attributes) in enumerate(steps)
-    ]
-    whole = onnx.ModelProto()
-    whole.CopyFrom(graph)
-    network_nodes = list(whole.graph.node)
-    del whole.graph.node[:], whole.graph.input[:]
-    whole.graph.node.extend([*nodes, *network_nodes])
-    whole.graph.input.append(helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3]))
-    whole.graph.initializer.extend(numpy_helper.from_array(value, PREFIX + name) for name, value in constants.items())
-    return whole
 
 
 def tall_limit():

@@ -78,5 +78,5 @@ def take_stock(found, weights, everything, say):
             usable.append(variant)
         else:
             what = "older than the checkpoint" if variant.path.exists() else "not there"
-            missing[variant.name] = f"{variant.path.name} is {what}; --all makes it"
+            missing[variant.name] = f"{variant.path.name} is {what}"
     return usable, missing

@@ -22,7 +22,7 @@ FORMATS = Registry("engine")
 
 @dataclass(frozen=True)
 class Format:
-    """One file format; its name in the table is that of the engine, as `--engine` takes it."""
+    """One file format; its name in the table is that of the engine."""
 
     suffix: str
     shown: str  # what runs it, as tables and reports call it
