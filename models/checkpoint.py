@@ -135,11 +135,12 @@ def _card_from_weights(path, state, model, classes, image_size):
     if last is None:
         raise UserError(f"the weights in {path} are not those of {model}: no head (fc.3.weight or classifier.3.weight)")
     count = last.shape[0]
-    classes = [str(i) for i in range(count)] if classes is None else classes
+    invented = classes is None
+    classes = [str(i) for i in range(count)] if invented else classes
     if len(classes) != count:
         raise UserError(f"the weights in {path} have {count} classes, not {len(classes)}", option="classes")
     if image_size is None:
         image_size = 224
         if architecture(model) == "custom" and "classifier.0.weight" in state:
             image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # its first layer has 64·(S/8)² inputs
-    return ModelCard(model, classes, image_size)
+    return ModelCard(model, classes, image_size, invented_classes=invented)

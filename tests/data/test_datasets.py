@@ -66,7 +66,7 @@ def test_image_folder_matches_classes_by_name_and_ignores_what_is_hidden(photos)
     dataset = open_dataset(str(photos))
     assert dataset.classes == ["blue", "green", "red"] and dataset.name == "photos"
     assert (len(dataset.train), len(dataset.val), dataset.test) == (24, 9, None)
-    assert "1 file in" in dataset.notices[0]
+    assert len(dataset.notices) == 1 and "left out 1 file" in dataset.notices[0] and "notes.txt" in dataset.notices[0]
     assert str(dataset.val.paths[0]).endswith("val/blue/0.jpg")
     mean = np.asarray(dataset.val.image(8)).mean((0, 1))
     assert mean.argmax() == 0  # red
@@ -75,7 +75,9 @@ def test_image_folder_matches_classes_by_name_and_ignores_what_is_hidden(photos)
 def test_a_folder_of_class_folders_alone_is_split_by_itself(tmp_path):
     make_photos(tmp_path / "x")
     dataset = open_dataset(str(tmp_path / "x" / "train"), val_fraction=0.25)
-    assert (len(dataset.train), len(dataset.val)) == (18, 6) and dataset.classes == ["blue", "green", "red"]
+    assert len(dataset.train) + len(dataset.val) == 24 and dataset.classes == ["blue", "green", "red"]
+    assert set(dataset.val.labels) == set(dataset.train.labels) == {0, 1, 2}
+    assert not set(dataset.train.paths) & set(dataset.val.paths)
 
 
 def _remove(path):
@@ -210,7 +212,7 @@ def test_the_data_set_of_a_card(photos, tmp_path):
     dataset = dataset_of(card)
     assert dataset.classes == ["red", "green", "blue"]  # the order of the card, by name
     assert [dataset.classes[label] for label in dataset.val.labels[:1]] == ["blue"]
-    with pytest.raises(UserError, match=r"other classes \(blue, green, red\) than .* \(red, green, pink\)"):
+    with pytest.raises(UserError, match=r"other classes than .*: 'blue' is not among red, green, pink"):
         dataset_of(ModelCard("custom", ["red", "green", "pink"], 32, training={"dataset": "x"}), str(photos))
     with pytest.raises(UserError, match="3 classes, the model was trained on 2"):
         dataset_of(ModelCard("custom", ["a", "b"]), str(photos))

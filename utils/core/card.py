@@ -51,6 +51,7 @@ class ModelCard:
     training: dict = field(default_factory=dict)
     parity: dict = field(default_factory=dict)
     quantization: dict = field(default_factory=dict)
+    invented_classes: bool = False  # the file names no classes: they are "0", "1", … and match no others
 
     def __post_init__(self):
         self.architecture = architecture(self.architecture)
@@ -102,7 +103,10 @@ class ModelCard:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self):
-        return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        values = dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        if not self.invented_classes:
+            del values["invented_classes"]
+        return values
 
     def to_json(self):
         return json.dumps(self.to_dict(), ensure_ascii=False)

@@ -4,6 +4,7 @@ A new data set is one class under `@DATASETS.register(name)`: `load(folder)` ret
 whether its files are in the folder already.
 """
 
+import difflib
 import importlib.util
 import os
 import pathlib
@@ -13,30 +14,32 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.machine import network_timeout
 from utils.core.registry import Registry
+from utils.core.text import plural
 from utils.data.image_folder import image_folder
-from utils.data.splits import Dataset, Split, stratified_split
+from utils.data.splits import Dataset, Split, hold_out, stratified_split
 
 DATASETS = Registry("data set")
 
 
-def open_dataset(name, data_dir="data/", val_fraction=0.1):
+def open_dataset(name, data_dir="data/", val_fraction=0.1, complete=True):
     """A registered data set by name, or an image folder by path.
 
     `val_fraction` of the training part is held out for selection, stratified and the same in every run; an image folder
-    with its own `val/` keeps that. Raises UserError for an unknown name and for everything wrong with the files.
+    with its own `val/` keeps that. For training (`complete`) an image folder must hold a training split and all classes in
+    every split. Raises UserError for an unknown name and for everything wrong with the files.
     """
     if name in DATASETS:
         dataset = DATASETS[name].load(pathlib.Path(data_dir))
     elif os.path.isdir(name):
-        dataset = image_folder(name)
+        dataset = image_folder(name, complete)
     elif os.path.exists(name):
         raise UserError(f"{name} is a file; give the folder that holds train/<class>/…", option="dataset")
     elif os.sep in str(name) or str(name).startswith("."):
         raise UserError(f"{name} does not exist; give the folder that holds train/<class>/…", option="dataset")
     else:
         DATASETS[name]  # raises with the known names
-    if dataset.val is None and val_fraction > 0:
-        kept, held = stratified_split(dataset.train.labels, val_fraction)
+    if dataset.train and not dataset.val and val_fraction > 0:
+        kept, held = hold_out(dataset.train, val_fraction)
         if not len(held):
             count = len(dataset.train)
             raise UserError(f"a share of {val_fraction} of {count} images holds out none; give more", option="val_fraction")
@@ -50,7 +53,7 @@ def is_present(name, data_dir="data/"):
 
 
 def dataset_of(card, dataset=None, data_dir=None):
-    """The data set that a model was trained on, as its card says, unless told otherwise.
+    """The data set that a model was trained on, as its card says, unless told otherwise; with the labels of the card.
 
     Raises UserError where neither says, where the folder has gone, and where the classes are not those of the card.
     """
@@ -59,19 +62,48 @@ def dataset_of(card, dataset=None, data_dir=None):
     if name is None:
         raise UserError("the model card names no data set; say which", option="dataset")
     opened = open_dataset(name, data_dir or facts.get("data_dir", "data/"), facts.get("val_fraction", 0.1))
-    if len(opened.classes) != card.num_classes:
-        raise UserError(
-            f"{name} has {len(opened.classes)} classes, the model was trained on {card.num_classes}", option="dataset"
-        )
-    if facts.get("dataset") and sorted(opened.classes) != sorted(card.classes):
-        theirs, ours = (", ".join(classes[:3]) + ", …" * (len(classes) > 3) for classes in (opened.classes, card.classes))
-        raise UserError(f"{name} has other classes ({theirs}) than the model was trained on ({ours})", option="dataset")
-    if opened.classes != card.classes and sorted(opened.classes) == sorted(card.classes):
-        order = {label: card.classes.index(name) for label, name in enumerate(opened.classes)}
-        for split in filter(None, (opened.train, opened.val, opened.test)):
-            split.labels = np.array([order[label] for label in split.labels], dtype=np.int64)
-        opened.classes = list(card.classes)
+    match_classes(opened, card)
     return opened
+
+
+def match_classes(dataset, card, some=False):
+    """Give the images of a Dataset the labels that their classes have in the card, by name; `some` of the classes will do.
+
+    Where a file does not name its classes, its outputs are the classes of the data set in their order: the card takes the
+    names over, and a notice says so. Raises UserError, naming the classes, where the names do not agree.
+    """
+    theirs, ours = dataset.classes, card.classes
+    unknown, missing = [c for c in theirs if c not in ours], [c for c in ours if c not in theirs]
+    if card.invented_classes and len(theirs) == len(ours):
+        card.classes, card.invented_classes = list(theirs), False
+        order = ", ".join(theirs[:3]) + ", …" * (len(theirs) > 3)
+        dataset.notices.append(f"the file does not name its classes: its outputs are taken for {order}, in that order")
+    elif card.invented_classes or (len(theirs) != len(ours) and not (some and not unknown)):
+        raise UserError(
+            f"{dataset.name} has {plural(len(theirs), 'class', 'classes')}, the model was trained on {len(ours)}"
+            + (" that its file does not name; name them, one a line" if card.invented_classes else _named(unknown, ours)),
+            option="classes" if card.invented_classes else "dataset",
+        )
+    elif unknown or (missing and not some):
+        raise UserError(f"{dataset.name} has other classes than the model was trained on{_named(unknown, ours)}", "dataset")
+    elif theirs != ours:
+        order = np.array([ours.index(name) for name in theirs], dtype=np.int64)
+        for split in filter(None, (dataset.train, dataset.val, dataset.test)):
+            split.labels = order[split.labels]
+    dataset.classes = list(card.classes)
+
+
+def _named(unknown, known, most=3):
+    """`: 'cta' (did you mean 'cat'?), 'dgo' and 2 more are not among cat, dog, …`"""
+    if not unknown:
+        return ""
+    names = []
+    for name in unknown[:most]:
+        near = difflib.get_close_matches(name, known, n=1)
+        names.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    more = f" and {len(unknown) - most} more" if len(unknown) > most else ""
+    others = ", ".join(known[:most]) + ", …" * (len(known) > most)
+    return f": {', '.join(names)}{more} {'is' if len(unknown) == 1 else 'are'} not among {others}"
 
 
 @DATASETS.register("FashionMNIST")

@@ -1,5 +1,7 @@
 """A data set and its splits: the images, their labels, and which images are held out."""
 
+import hashlib
+import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +19,8 @@ class Split:
     name: str  # "train", "val" or "test"
     labels: np.ndarray  # int64 (n,)
     arrays: np.ndarray | None = None
-    paths: list | None = None
+    paths: list | None = None  # pathlib.Path
+    root: object | None = None  # pathlib.Path of the folder that holds the class folders
 
     def __len__(self):
         return len(self.labels)
@@ -36,7 +39,12 @@ class Split:
             self.labels[indices],
             None if self.arrays is None else self.arrays[indices],
             None if self.paths is None else [self.paths[i] for i in indices],
+            self.root,
         )
+
+    def names(self):
+        """The paths below `root`, with "/" between their parts: the same on every machine."""
+        return [path.relative_to(self.root).as_posix() for path in self.paths]
 
 
 @dataclass
@@ -54,6 +62,41 @@ class Dataset:
     def held_out(self):
         """The split that accuracy is reported on at the end: test where there is one, else val."""
         return self.test or self.val
+
+
+def hold_out(split, fraction):
+    """`(kept, held_out)`: indices of a Split, each sorted, about `fraction` of every class held out; the same in every run.
+
+    Files are chosen by their names alone, so that none changes sides when others are added or removed: see `split_by_name`.
+    Arrays are chosen by `stratified_split`.
+    """
+    if split.paths is None:
+        return stratified_split(split.labels, fraction)
+    return split_by_name(split.names(), split.labels, fraction)
+
+
+def split_by_name(names, labels, fraction):
+    """Indices `(kept, held_out)`, each sorted: held out are the images whose name has a hash below `fraction` of its range.
+
+    A class never loses its last image, and one of at least two always gives one where `fraction` is above 0; only for
+    that can an image change sides when others come or go.
+    """
+    hashes = np.array([_hash(name) for name in names])
+    chosen = hashes < fraction
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ranked = members[np.argsort(hashes[members], kind="stable")]
+        if len(members) > 1:
+            chosen[ranked[0]] = True
+        chosen[ranked[-1]] = False
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _hash(name):
+    """A number from 0 to 1, evenly distributed over names."""
+    name = unicodedata.normalize("NFC", name)  # macOS stores accents in another form
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def stratified_split(labels, fraction):
