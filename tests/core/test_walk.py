@@ -129,6 +129,13 @@ def test_a_root_that_is_not_there_is_an_error(tmp_path):
         find_images(tmp_path / "gone")
 
 
+def test_a_folder_with_the_name_of_an_image_is_read_unless_it_is_empty(folder):
+    (folder / "b" / "x.png").mkdir()
+    assert left_out(folder) == {"b/x.png": "an empty folder"}
+    Image.new("RGB", (4, 4)).save(folder / "b" / "x.png" / "1.png")
+    assert not left_out(folder) and "b/x.png/1.png" in names(folder)
+
+
 def test_a_summary_counts_and_names(folder):
     for name in "pqrst":
         (folder / "a" / f"{name}.txt").write_text("")

@@ -215,6 +215,22 @@ def test_many_pictures_without_torch(files, tmp_path):
     assert result.returncode == 0 and packages <= {"numpy", "PIL", "onnxruntime", "tqdm"}, result.stderr
 
 
+def test_every_image_of_a_folder_is_answered_and_what_is_left_out_is_named(files, tmp_path):
+    (tmp_path / "mixed").mkdir()
+    names = ("a.jfif", "b.avif", "c.tga", "d.PNG", "e.webp")
+    for name in names:
+        DIGITS[0].save(tmp_path / "mixed" / name)
+    (tmp_path / "mixed" / "notes.txt").write_text("")
+    (tmp_path / "mixed" / "again").symlink_to(tmp_path / "mixed")
+    os.mkfifo(tmp_path / "mixed" / "pipe.png")
+    script = [sys.executable, str(ROOT / "predict.py"), "-i", "mixed", "-m", str(files / "m.onnx"), "--json", "a.json"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert done.returncode == 3 and [os.path.basename(entry["image"]) for entry in answers["images"]] == list(names)
+    assert [os.path.basename(entry["image"]) for entry in answers["unreadable"]] == ["pipe.png"]
+    assert "left out 1 file (no image by the suffix): mixed/notes.txt" in done.stderr and "mixed/again" in done.stderr
+
+
 def test_a_thousand_pictures_five_of_them_broken(files, tmp_path):
     """995 answers, 5 names, status 3, and no more memory than for 100."""
     folder = tmp_path / "many"

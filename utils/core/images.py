@@ -8,7 +8,6 @@ from PIL import Image, ImageOps
 from utils.core.errors import UserError
 
 MAX_PIXELS = 100_000_000
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"})
 
 
 def to_rgb(image):

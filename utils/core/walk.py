@@ -29,6 +29,11 @@ def image_suffixes():
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if reads(name))
 
 
+def is_image_name(name):
+    """Whether the suffix of a file name is that of an image."""
+    return os.path.splitext(name)[1].lower() in image_suffixes()
+
+
 @dataclass
 class Found:
     """`images` in the order of their paths, files before folders; `left_out` as (path, reason)."""
@@ -51,11 +56,13 @@ def find_images(root):
     for link in walk.links:  # grows while folders that links lead to are walked
         walk.follow(link)
 
-    def place(path):
-        *folders, name = path.parts
-        return folders, name
+    return Found(sorted(walk.found.images, key=reading_order), sorted(walk.found.left_out))
 
-    return Found(sorted(walk.found.images, key=place), sorted(walk.found.left_out))
+
+def reading_order(path):
+    """A key to sort paths by: the files of a folder come before its folders."""
+    *folders, name = path.parts
+    return folders, name
 
 
 def summary(left_out, most=3):
@@ -107,6 +114,8 @@ class _Walk:
                 else:
                     self.file(inside)
             pending += reversed(inner)
+            if not entries and is_image_name(path.name):
+                self.leave_out(path, "an empty folder")
 
     def follow(self, link):
         try:
@@ -119,24 +128,20 @@ class _Walk:
             self.folder(link, real)
         elif not stat.S_ISREG(status.st_mode):
             self.leave_out(link, _kind(status))
-        elif real in self.linked or (folder in self.folders and _is_image(name) and not name.startswith(".")):
+        elif real in self.linked or (folder in self.folders and is_image_name(name) and not name.startswith(".")):
             self.leave_out(link, TAKEN)
         else:
             self.linked.add(real)
             self.file(link)
 
     def file(self, path):
-        if _is_image(path.name):
+        if is_image_name(path.name):
             self.found.images.append(path)
         else:
             self.leave_out(path, NO_IMAGE)
 
     def leave_out(self, path, reason):
         self.found.left_out.append((path, reason))
-
-
-def _is_image(name):
-    return os.path.splitext(name)[1].lower() in image_suffixes()
 
 
 def _kind(status):

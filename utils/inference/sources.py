@@ -2,11 +2,12 @@
 
 import glob
 import os
-import pathlib
+import sys
 from dataclasses import dataclass
 
+from utils.core import walk
 from utils.core.errors import UserError
-from utils.core.images import IMAGE_SUFFIXES
+from utils.core.text import printable
 
 
 @dataclass
@@ -20,16 +21,16 @@ class ImageFile:
 def find_images(patterns):
     """Files, folders (searched at any depth) and glob patterns as a list of ImageFiles, in order, none twice.
 
-    In a folder only files with an image's suffix count, and nothing hidden. A file that is named is taken whatever its
-    suffix, also where it is missing: that is reported with the unreadable ones. Raises UserError for a folder or a
-    pattern that gives nothing.
+    Of a folder the images that `utils.core.walk` finds count; what else is in it is named on standard error. A file that
+    is named is taken whatever its suffix, also where it is missing: that is reported with the unreadable ones. Raises
+    UserError for a folder or a pattern that gives nothing.
     """
     found = {}
     for pattern in patterns:
         if os.path.isdir(pattern):
-            inside = list(_images_in(pattern))
+            inside = _images_in(pattern)
             if not inside:
-                known = " ".join(sorted(IMAGE_SUFFIXES))
+                known = " ".join(sorted(walk.image_suffixes()))
                 raise UserError(f"{pattern}: the folder holds no images ({known})", option="image")
             images = [ImageFile(path, os.path.relpath(path, pattern)) for path in inside]
         elif os.path.exists(pattern) or not glob.has_magic(pattern):
@@ -45,18 +46,9 @@ def find_images(patterns):
 
 
 def _images_in(folder):
-    seen = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(here) in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(here))
-        named_as_images = [name for name in folders if _is_image_name(name)]  # to be reported: no such file can be read
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in named_as_images)
-        for name in sorted(files + named_as_images):
-            if _is_image_name(name) and not name.startswith("."):
-                yield os.path.join(here, name)
-
-
-def _is_image_name(name):
-    return pathlib.Path(name).suffix.lower() in IMAGE_SUFFIXES
+    """Paths of the images under a folder, and of what has an image's name and cannot be read: that is reported."""
+    found = walk.find_images(folder)
+    odd = [path for path, reason in found.left_out if walk.is_image_name(path.name) and reason != walk.TAKEN]
+    for line in walk.summary([item for item in found.left_out if item[0] not in odd]):
+        print(printable(line), file=sys.stderr)
+    return [str(path) for path in sorted([*found.images, *odd], key=walk.reading_order)]
