@@ -1,4 +1,5 @@
-"""Write the tables of README.md and docs/*.md between their markers: flags from the scripts, figures from results/.
+"""Write the tables of README.md and docs/*.md between their markers: flags from the scripts, figures from results/, code
+from tests.
 
     python docs/make_tables.py            # or: make docs
 
@@ -7,11 +8,13 @@ The flags are read from the parser that the script itself uses, so a table canno
 """
 
 import argparse
+import ast
 import json
 import pathlib
 import re
 import runpy
 import sys
+import textwrap
 from unittest import mock
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -281,7 +284,42 @@ def promises():
     return markdown(["promise", "figure", "measured by"], rows, "lll")
 
 
+# Code
+
+
+def code(path, name):
+    """What the test file `path` defines as `name`, with the imports that it needs; of a fixture what is before its `yield`."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    found = next(node for node in ast.walk(tree) if getattr(node, "name", None) == name)
+    body = next((found.body[:i] for i, node in enumerate(found.body) if _is_yield(node)), None)
+    shown = [found] if body is None else body[isinstance(body[0], ast.Expr) :]  # without the docstring
+    first = min([shown[0].lineno, *(decorator.lineno for decorator in getattr(shown[0], "decorator_list", []))])
+    lines = source.splitlines()
+    text = textwrap.dedent("\n".join(lines[first - 1 : shown[-1].end_lineno]))
+    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    imports = [ast.unparse(line) for line in map(_only(used), tree.body) if line]
+    return "```python\n" + "\n".join([*imports, *["", ""][: 2 * bool(imports)], text]) + "\n```"
+
+
+def _is_yield(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Yield)
+
+
+def _only(used):
+    """A function from a statement to the import that it is, of the `used` names only; None where nothing is left."""
+
+    def only(node):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            return None
+        node.names = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in used]
+        return node if node.names else None
+
+    return only
+
+
 TABLES = {
+    "code": code,
     "flags": flags,
     "throughput": throughput,
     "time_to_accuracy": time_to_accuracy,

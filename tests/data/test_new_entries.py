@@ -64,14 +64,13 @@ def test_a_data_set_that_is_not_there_is_not_verified_on(bars, main_of, tmp_path
 
 
 def test_a_new_augmentation_is_a_choice_of_train(main_of, tmp_path):
-    seen = []
-
     @AUGMENTATIONS.register("upside_down")
     class UpsideDown(Centre):
         def geometry(self, pixels, random):
-            seen.append(len(pixels.data))
             return super().geometry(pixels, random).flip(-2)
 
+    seen, plain = [], UpsideDown.geometry
+    UpsideDown.geometry = lambda self, pixels, random: seen.append(len(pixels.data)) or plain(self, pixels, random)
     try:
         flags = ("-d", "digits", *SHORT, "--max_epoch", 1, "--plain_epochs", 0)
         status, _ = main_of("train", *flags, "--augment", "upside_down")

@@ -421,7 +421,7 @@ def test_a_mismatch_is_printed(main_of, monkeypatch):
 
     monkeypatch.setitem(report.METHODS, "gradient", off_by_one)
     _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32, "--images", 1)
-    assert "DISAGREE 1 times" in out and "layer1, height: size 4, jump 2, start -1 by analysis, size 5" in out
+    assert "DISAGREE 1 time:" in out and "layer1, height: size 4, jump 2, start -1 by analysis, size 5" in out
 
 
 def test_effective_field_lies_in_the_theoretical_one():

@@ -6,7 +6,7 @@ from utils.complexity.counters import COUNTERS
 from utils.complexity.exact import analyse, measure_peak_bytes
 from utils.complexity.formulas import CAUSES, PRODUCTS
 from utils.complexity.reconcile import reconcile
-from utils.core.text import table
+from utils.core.text import plural, table
 
 
 def measure(network, name, image_size):
@@ -94,7 +94,7 @@ Difference from the exact FLOPs, by cause: too much (+) or too little (−) of w
 {table(header[:1] + header[2:], [_figures(row, "+") for row in differences])}
 
 {_memory(result["memory"])}""" + "".join(
-        f"\nNot in our table of operators, counted as 0: {name} ({calls} calls)"
+        f"\nNot in our table of operators, counted as 0: {name} ({plural(calls, 'call')})"
         for name, calls in exact["unknown_operators"].items()
     )
 

@@ -4,7 +4,7 @@ import difflib
 import math
 
 from utils.core.errors import UserError
-from utils.core.text import table
+from utils.core.text import plural, table
 
 
 def _by_analysis(network, image_size, cap):
@@ -107,10 +107,11 @@ def describe(network, fields, findings):
         rows.append((*row, spell(field.centre), spell(field.units)))
     lines = [table(header, rows, align="<<>>>>>"), ""]
     if findings["mismatches"]:
-        lines.append(f"the two methods DISAGREE {len(findings['mismatches'])} times:")
+        lines.append(f"the two methods DISAGREE {plural(len(findings['mismatches']), 'time')}:")
         lines += [f"  {mismatch}" for mismatch in findings["mismatches"]]
     elif findings["compared"]:
-        lines.append(f"by analysis and by gradient alike: all of the {findings['compared']} layers that both methods know")
+        layers = plural(findings["compared"], "layer")
+        lines.append(f"by analysis and by gradient alike: all of the {layers} that both methods know")
     lines += [f"note: {note}" for note in findings["notes"]]
     return "\n".join(lines)
 
