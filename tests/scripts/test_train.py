@@ -248,7 +248,7 @@ MISTAKES = {
     "two precisions": (("--fp16", "--bf16"), "exclude each other"),
     "frozen random": (("--freeze",), "--pretrained"),
     "pretrained norm": (("--pretrained", "--norm_type", "GN"), "BatchNorm"),
-    "too small": (("--image_size", "4"), "--image_size 4 must be 8 or more"),
+    "too small": (("--image_size", "4"), "--image_size 4 must be from 8 to 4096"),
     "large seed": (("--seed", str(2**32)), "--seed 4294967296 must be from 0 to 4294967295"),
     "resume nothing": (("--resume", "gone.pth"), "gone.pth does not exist"),
 }
