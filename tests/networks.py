@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from models.build import build_model
 from utils.core.card import ModelCard
 from utils.core.images import to_rgb
+from utils.core.integrity import ONNX_KEY
 from utils.export.verify import reference_logits
 
 QUICK = ("custom", "resnet18")
@@ -43,3 +44,11 @@ def mixed_images():
         enlarged = image.resize(side, Image.Resampling.BICUBIC)
         images.append(to_rgb(enlarged.convert("L").convert(mode) if mode in ("I", "F", "LA", "1") else enlarged.convert(mode)))
     return images
+
+
+def without_seal(graph):
+    """A loaded ONNX model, to be changed and saved as a file that nobody has sealed."""
+    kept = [prop for prop in graph.metadata_props if prop.key != ONNX_KEY.decode()]
+    del graph.metadata_props[:]
+    graph.metadata_props.extend(kept)
+    return graph

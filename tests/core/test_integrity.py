@@ -160,3 +160,13 @@ def test_a_file_with_nothing_to_check_it_by_passes(tmp_path):
     for content in (b"", b"short", onnx_model(), old.getvalue()):
         (tmp_path / "file").write_bytes(content)
         assert not verify(tmp_path / "file")
+
+
+def test_a_model_that_was_edited_and_saved_again_says_so(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(sealed(onnx_model()))
+    graph = onnx.load(path)
+    graph.producer_name = "somebody else"
+    onnx.save(graph, path)
+    with pytest.raises(UserError, match="was changed after it was written"):
+        verify(path)

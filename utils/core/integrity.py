@@ -46,7 +46,7 @@ def verify(path):
         return False
     end, digest = seal
     if _digest(path, end) != digest:
-        raise UserError(f"{path} is damaged (its checksum differs); copy or make it again")
+        raise UserError(f"{path} is damaged, or was changed after it was written (its checksum differs); copy or make it again")
     return True
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from utils.core.card import CARD_KEY
+from utils.core.integrity import ONNX_KEY, sealed
 
 OPSET = 18  # the first with antialiased Resize, and the one that torch's exporter writes by itself
 
@@ -34,11 +35,17 @@ def _example(card):
 
 
 def embed_card(onnx_model, card):
-    """Put the card into the metadata of an ONNX model, beside what stands there already."""
+    """Put the card into the metadata of an ONNX model, beside what stands there already but for an earlier seal."""
     import onnx
 
-    known = {prop.key: prop.value for prop in onnx_model.metadata_props}
+    known = {prop.key: prop.value for prop in onnx_model.metadata_props if prop.key != ONNX_KEY.decode()}
     onnx.helper.set_model_props(onnx_model, known | {CARD_KEY: card.to_json()})
+
+
+def write_sealed(path, content):
+    """Write the bytes of a model with their seal. From memory: torch's own writers abort the process where the disk is full."""
+    with open(path, "wb") as file:
+        file.write(sealed(content))
 
 
 class Writer:
@@ -94,7 +101,7 @@ class Onnx(Writer):
         import onnx
 
         embed_card(graph, card)
-        onnx.save(graph, str(path))
+        write_sealed(path, graph.SerializeToString())
         onnx.checker.check_model(str(path))
 
 
@@ -116,7 +123,9 @@ class TorchScript(Writer):
 
     @staticmethod
     def save(script, card, path):
-        torch.jit.save(script, str(path), _extra_files={CARD_KEY: card.to_json()})
+        buffer = io.BytesIO()
+        torch.jit.save(script, buffer, _extra_files={CARD_KEY: card.to_json()})
+        write_sealed(path, buffer.getvalue())
 
 
 class Pt2(Writer):
@@ -130,4 +139,6 @@ class Pt2(Writer):
 
     @staticmethod
     def save(program, card, path):
-        torch.export.save(program, str(path), extra_files={CARD_KEY: card.to_json()})
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={CARD_KEY: card.to_json()})
+        write_sealed(path, buffer.getvalue())

@@ -12,6 +12,7 @@ import numpy as np
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.images import preprocess
+from utils.core.integrity import verify
 from utils.core.machine import saturates
 from utils.inference.formats import FORMATS, format_of
 
@@ -22,11 +23,12 @@ def open_predictor(path, engine=None, classes=None, device="auto", image_size=No
     `engine` follows from the file unless given; `options` are those of `format_of`. `device` is auto, cpu or cuda; with auto
     a file or an engine that cannot use CUDA takes the CPU. `threads` limits the engine's own. A file without a card needs
     `classes`, a checkpoint without one `model`; it is then fed by the ImageNet numbers at `image_size`, the size that its
-    input is fixed to, or 224. Raises UserError for a file that is missing or of another kind, a contradiction with its
+    input is fixed to, or 224. Raises UserError for a file that is missing, damaged or of another kind, a contradiction with its
     card, and a device that is not there.
     """
     path = pathlib.Path(path)
     engine = format_of(path, engine, **options)
+    verify(path)
     predictor = FORMATS[engine].load_reader()(path, device, threads)
     predictor.engine = engine
     predictor.take_card(classes, image_size, model)

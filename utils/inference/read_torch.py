@@ -7,6 +7,7 @@ import numpy as np
 from utils.core.card import CARD_KEY
 from utils.core.errors import UserError
 from utils.inference.predictors import Predictor, wants_cuda
+from utils.inference.program_check import verify_program
 
 
 class TorchPredictor(Predictor):
@@ -14,6 +15,7 @@ class TorchPredictor(Predictor):
 
     def __init__(self, path, device="auto", threads=None):
         super().__init__(path)
+        self._check(path)
         cuda = wants_cuda(device)
         import torch
 
@@ -34,6 +36,9 @@ class TorchPredictor(Predictor):
         text = extra[CARD_KEY]
         self.card_text = text.decode() if isinstance(text, bytes) else text
 
+    def _check(self, path):
+        """Raises UserError for a file that must not be given to torch."""
+
     def _run(self, batch):
         with self.torch.inference_mode():
             outputs = self.network(self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
@@ -49,7 +54,10 @@ class TorchScriptPredictor(TorchPredictor):
 
 
 class Pt2Predictor(TorchPredictor):
-    """`torch.export.load`."""
+    """`torch.export.load`, once nothing in the archive can run code."""
+
+    def _check(self, path):
+        verify_program(path)
 
     def _load(self, path, extra):
         program = self.torch.export.load(str(path), extra_files=extra)
