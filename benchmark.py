@@ -20,7 +20,7 @@ from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, write_json
+from utils.core.files import RESULTS, protect, write_json
 from utils.core.images import preprocess
 from utils.core.machine import keep_memory
 from utils.core.text import plural, si, table
@@ -140,6 +140,7 @@ def main():
 
     keep_memory()
     choose_device(args.device, args.cuda)
+    protect(*filter(None, (args.weights, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     loading = {"model": args.model, "classes": classes, "image_size": args.image_size}
     network, card = load_model(args.weights, **loading)

@@ -13,7 +13,7 @@ from models.registry import list_models
 from utils.core import cli
 from utils.core.card import read_classes
 from utils.core.errors import run
-from utils.core.files import RESULTS, write_json
+from utils.core.files import RESULTS, protect, write_json
 from utils.core.machine import keep_memory
 from utils.core.text import plural
 
@@ -42,6 +42,7 @@ def main():
 
     keep_memory()
     choose_device(args.device, args.cuda)
+    protect(*filter(None, (args.weights, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     given = {"classes": classes, "image_size": args.image_size, "model": args.model}
     file = open_predictor(args.weights, device=args.device, otherwise="checkpoint", **given)
@@ -51,6 +52,7 @@ def main():
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
     name = "_".join(filter(None, (card.architecture, kind)))
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
+    protect(*(split.paths or ()))
     count = plural(len(split), "image")
     print(f"{name} on {dataset.name} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)

@@ -16,6 +16,7 @@ from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_model, at_least
 from utils.core.errors import UserError, run
+from utils.core.files import protect
 from utils.core.text import table
 from utils.export.quantize import QUANTIZERS
 from utils.inference.formats import FORMATS, converted_folder, exported, must_be_checkpoint
@@ -97,6 +98,7 @@ def main():
     from utils.export.verify import ParityError, export_model
 
     must_be_checkpoint(args.weights)
+    protect(*filter(None, (args.weights, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     model, card = load_model(args.weights, args.model, classes, args.image_size)
     card = hold_quantized(args, card)

@@ -15,6 +15,7 @@ import sys
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device
 from utils.core.errors import UserError, run
+from utils.core.files import protect
 from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import FORMATS, exported, format_of
 from utils.inference.output import report
@@ -37,6 +38,7 @@ def parser():
 def main():
     args = parser().parse(flags_agree)
     files = find_images(args.image)
+    protect(*(file.path for file in files), *filter(None, (args.model, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     engine = format_of(args.model, args.engine)
     if engine not in exported():

@@ -14,6 +14,7 @@ from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device, add_model
 from utils.core.errors import run
+from utils.core.files import protect
 from utils.core.machine import keep_memory
 from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import must_be_checkpoint
@@ -34,6 +35,7 @@ def parser():
 def main():
     args = parser().parse(flags_agree)
     files = find_images(args.image)
+    protect(*(file.path for file in files), *filter(None, (args.weights, args.classes)))
     must_be_checkpoint(args.weights)
     classes = read_classes(args.classes) if args.classes else None
     predictor = open_predictor(args.weights, "checkpoint", classes, args.device, args.image_size, model=args.model)

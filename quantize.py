@@ -17,7 +17,7 @@ from models.registry import list_models
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, write_json
+from utils.core.files import RESULTS, protect, write_json
 from utils.core.machine import keep_memory
 from utils.export.quantize import QUANTIZERS
 from utils.inference.formats import converted_folder
@@ -68,6 +68,7 @@ def main():
     device = scheme.devices[0] if scheme.devices else args.device
     choose_device(device, args.cuda)
     threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
+    protect(*filter(None, (args.weights, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     network, card = load_model(args.weights, args.model, classes, args.image_size)
     if card.scheme:

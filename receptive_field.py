@@ -20,7 +20,7 @@ import re
 from models.registry import list_models
 from utils.core import cli
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, write_json
+from utils.core.files import RESULTS, protect, write_json
 from utils.core.text import printable
 from utils.receptive_field.report import METHODS, choose_layer, describe, in_pixels, measure, to_json
 from utils.receptive_field.spans import CAP
@@ -51,6 +51,7 @@ def main():
     from utils.core.images import load_image
     from utils.data.samples import nearby_split
 
+    protect(*filter(None, (args.weights, args.image)))
     chosen = load_image(args.image) if args.image else None
     network, card = open_network(args.model, args.weights, args.num_classes, args.image_size)
     fields, findings = measure(network, card.image_size, args.method, args.cap)

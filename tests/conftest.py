@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from models.build import build_model
+from utils.core import files
 from utils.kernels.convert import use_training_kernels
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -54,6 +55,7 @@ def main_of(tmp_path, monkeypatch, capsys):
     def call(name, *flags):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, flags)])
+        monkeypatch.setattr(files, "_inputs", set())  # each script is a process of its own
         status = importlib.import_module(name).main()
         return status or 0, capsys.readouterr().out
 
