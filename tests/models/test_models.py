@@ -12,18 +12,38 @@ from utils.core.card import ModelCard
 from utils.core.errors import UserError
 
 SIZES = {"custom": 12_871_690, "resnet18": 11_310_410, "mobilenet_v3_small": 1_077_290}
+PUBLISHED = {"wrn16_4": 2_748_890, "wrn28_10": 36_479_194, "wrn40_4": 8_949_210}  # with one Linear layer for 10 classes as head
 SMALL = ("custom", "resnet18", "mobilenet_v2", "mobilenet_v3_small")
 
 
 def test_the_registry_holds_every_family():
     assert {"custom", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
             "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_v2_s", "efficientnet_v2_m",
-            "efficientnet_v2_l"} <= set(list_models())  # fmt: skip
+            "efficientnet_v2_l", "resnet18_small", "resnet34_small", "wrn16_4", "wrn28_10", "wrn40_4"} <= set(list_models())  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "count"), SIZES.items())
 def test_parameter_counts_with_ten_classes_at_224(name, count):
     assert sum(p.numel() for p in build_model(name, 10).parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_wide_residual_networks_have_the_sizes_of_the_paper(name, count):
+    with torch.device("meta"):
+        model = build_model(name, 10, 32)
+        model.fc = nn.Linear(model.fc[0].in_features, 10)
+        assert sum(p.numel() for p in model.parameters()) == count
+        assert model.layer3(model.layer2(model.layer1(model.conv1(torch.empty(1, 3, 32, 32))))).shape[-1] == 8
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_the_small_stem_keeps_the_trunk_and_the_size_of_small_images(name):
+    with torch.device("meta"):
+        plain, small = build_model(name, 10, 32), build_model(f"{name}_small", 10, 32)
+        assert [k for k, v in plain.state_dict().items() if v.shape != small.state_dict()[k].shape] == ["conv1.weight"]
+        images = torch.empty(1, 3, 32, 32)
+        assert small.layer1(small.maxpool(small.relu(small.bn1(small.conv1(images))))).shape == (1, 64, 32, 32)
+    assert plain.state_dict().keys() == small.state_dict().keys()
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -107,7 +127,7 @@ def test_fashioncnn_is_another_name_of_custom():
 
 
 def test_the_files_that_register_models_are_found_and_no_others():
-    assert families() == ["custom", "efficientnet", "mobilenet", "resnet"]
+    assert families() == ["custom", "efficientnet", "mobilenet", "resnet", "wide_resnet"]
 
 
 def test_a_size_that_is_too_small_is_named_without_a_flag():
