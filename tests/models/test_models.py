@@ -19,7 +19,7 @@ SMALL = ("custom", "resnet18", "mobilenet_v2", "mobilenet_v3_small")
 def test_the_registry_holds_every_family():
     assert {"custom", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
             "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_v2_s", "efficientnet_v2_m",
-            "efficientnet_v2_l", "resnet18_small", "resnet34_small", "wrn16_4", "wrn28_10", "wrn40_4"} <= set(list_models())  # fmt: skip
+            "efficientnet_v2_l", "resnet18_small", "resnet34_small", *PUBLISHED} <= set(list_models())  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "count"), SIZES.items())
