@@ -75,6 +75,8 @@ def parser():
 
     out = p.add_argument_group("output")
     out.add_argument("--path_to_save", default=d.path_to_save, help="checkpoints go to <path_to_save>/<dataset>/<model>/")
+    out.add_argument("--save_every", type=float, default=d.save_every, metavar="MINUTES", check=cli.at_least(0),
+                     help="save last.pth also inside an epoch, so often; 0 saves after each epoch only")  # fmt: skip
     out.add_argument("-r", "--resume", nargs="?", const="auto", metavar="FILE",
                      help="go on from a last.pth; auto, or no name, takes that of the same run")  # fmt: skip
     out.add_argument("--tensorboard", action="store_true", help="write logs/<dataset>/<model>/<time>/")

@@ -14,11 +14,14 @@ from utils.core.files import write_bytes
 from utils.core.integrity import sealed, verify
 
 
-def save_checkpoint(path, contents):
-    """Write a dict of tensors and plain values to `path`; after a crash the old file is still there."""
+def save_checkpoint(path, contents, keep=None):
+    """Write a dict of tensors and plain values to `path`; after a crash the old file is still there.
+
+    After success it is gone, or with `keep` has that path.
+    """
     buffer = io.BytesIO()  # torch's own writer ends in a RuntimeError where the disk is full
     torch.save(contents, buffer)
-    write_bytes(path, sealed(buffer.getvalue()))
+    write_bytes(path, sealed(buffer.getvalue()), keep)
 
 
 def read_checkpoint(path):

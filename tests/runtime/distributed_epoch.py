@@ -24,6 +24,8 @@ from utils.training.state import TrainState
 
 
 class AfterTheFourth:
+    save_due = False
+
     def look(self, step):
         return step == 4
 

@@ -37,7 +37,7 @@ def test_a_run_writes_everything_and_eval_reports_the_same(main_of, tmp_path):
     status, out = main_of("train", *TINY, "--max_epoch", 3, "--ema", "--base_lr", 0.01)
     folder = tmp_path / "weights" / "digits" / "custom"
     assert status == 0 and {p.name for p in folder.iterdir()} == {
-        "best_model.pth", "last.pth", "history.json", "curves.png", "classes.txt"}  # fmt: skip
+        "best_model.pth", "last.pth", "last_previous.pth", "history.json", "curves.png", "classes.txt"}  # fmt: skip
     assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
     facts = final(folder)
     assert [e["epoch"] for e in facts["epochs"]] == [1, 2, 3] and facts["epochs"][-1]["lr"] == 1e-6
@@ -250,6 +250,8 @@ MISTAKES = {
     "pretrained norm": (("--pretrained", "--norm_type", "GN"), "BatchNorm"),
     "too small": (("--image_size", "4"), "--image_size 4 must be from 8 to 4096"),
     "large seed": (("--seed", str(2**32)), "--seed 4294967296 must be from 0 to 4294967295"),
+    "no resume": (("--resume", ""), "--resume is empty; give a value, or leave it out"),
+    "never saved": (("--save_every", "-1"), "--save_every -1.0 must be 0 or more"),
     "resume nothing": (("--resume", "gone.pth"), "gone.pth does not exist"),
 }
 

@@ -83,6 +83,8 @@ def test_the_average_follows_the_optimizer_steps():
 
 
 class AfterTheFourth:
+    save_due = False
+
     def look(self, step):
         return step == 4
 

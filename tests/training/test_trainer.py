@@ -1,56 +1,16 @@
 """Runs of a Trainer in this process: how they are interrupted, resumed, and what they do when memory runs out."""
 
-import dataclasses
-import json
 import os
 import signal
 
 import pytest
 import torch
+from runs import CPU, history, same, signal_at, weights
 
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from utils.core.errors import UserError
 from utils.training.batches import BatchPlan
-from utils.training.build import build_trainer
-from utils.training.options import TrainOptions
 from utils.training.state import TrainState
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def trainer_of(tmp_path, monkeypatch):
-    """A small Trainer on the digits, in an empty folder: trainer_of(max_epoch=2) -> Trainer."""
-    monkeypatch.chdir(tmp_path)
-    tiny = TrainOptions(dataset="digits", model="custom", image_size=16, precision="fp32", num_workers=0, max_epoch=2)
-
-    def make(**options):
-        return build_trainer(dataclasses.replace(tiny, **options), CPU)
-
-    return make
-
-
-def signal_at(trainer, signum, step):
-    """Send this process a signal while `step`, counted from 1, is computed."""
-    sent = []
-
-    def send(*_):
-        if trainer.state.step == step - 1 and not sent:
-            sent.append(os.kill(os.getpid(), signum))
-
-    trainer.step.network.register_forward_hook(send)
-
-
-def history(trainer):
-    return json.loads(trainer.files.history.read_text())
-
-
-def weights(path):
-    return read_checkpoint(path)["model"]
-
-
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -31,12 +31,13 @@ def protect(*paths):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, keep=None):
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes its place, on failure it goes.
 
     A link is followed: its target is replaced. The temporary name is short and keeps the suffix of `path`, because some
-    writers choose their format by it. What earlier runs left unfinished in the folder is removed. Raises WriteError, naming
-    `path`, for an input (see `protect`), for what is no regular file, such as a device, and for every fault of the disk.
+    writers choose their format by it. What earlier runs left unfinished in the folder is removed. With `keep`, a path in the
+    same folder, the file that is replaced stays there. Raises WriteError, naming `path`, for an input (see `protect`), for
+    what is no regular file, such as a device, and for every fault of the disk.
     """
     target = pathlib.Path(os.path.realpath(path))
     try:
@@ -51,6 +52,8 @@ def replacing(path):
         os.chmod(temporary, 0o666 & ~_umask())  # readable for the rest of the team
         _flush(temporary)
         _refuse(path, target)
+        if keep and target.exists():
+            _keep(target, pathlib.Path(keep))
         os.replace(temporary, target)
         _flush(target.parent)
     except BaseException as error:
@@ -63,9 +66,9 @@ def replacing(path):
         os.close(descriptor)
 
 
-def write_bytes(path, content):
-    """Write `content` to `path` atomically and return the path."""
-    with replacing(path) as temporary:
+def write_bytes(path, content, keep=None):
+    """Write `content` to `path` atomically and return the path; what was there before stays at `keep`, if given."""
+    with replacing(path, keep) as temporary:
         temporary.write_bytes(content)
     return pathlib.Path(path)
 
@@ -93,6 +96,15 @@ def _refuse(path, target):
         raise WriteError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
     if _identity(status) in _inputs:
         raise WriteError(path, "it is an input of this run; name another file")
+
+
+def _keep(target, place):
+    """Give the file `target` a second name; where the file system has no links, the only one, until it is replaced."""
+    place.unlink(missing_ok=True)
+    try:
+        os.link(target, place)
+    except OSError:
+        os.replace(target, place)
 
 
 def _create(target):

@@ -27,7 +27,7 @@ from utils.training.loop import Step
 from utils.training.optim import build_optimizer
 from utils.training.progress import Board
 from utils.training.schedule import Schedule, fit_warmup
-from utils.training.signals import StopSignal
+from utils.training.signals import Interruptions
 from utils.training.state import TrainState, seed_everything
 from utils.training.trainer import Trainer
 
@@ -35,7 +35,7 @@ from utils.training.trainer import Trainer
 def build_trainer(options, device, stop=None):
     """A Trainer of `options` (TrainOptions) on `device` (torch.device), ready to `fit`; prints what it decides.
 
-    `stop` (StopSignal) tells when to stop. Raises UserError for options that cannot be met: about files, before an image is
+    `stop` (Interruptions) tells when to stop. Raises UserError for options that cannot be met: about files, before an image is
     decoded.
     """
     started = time.perf_counter()
@@ -47,7 +47,7 @@ def build_trainer(options, device, stop=None):
     precision = announced(from_main(possible_precision, options.precision, device))
     name = options.model + "_fp16" * (precision == "fp16")
     files = RunFiles(pathlib.Path(options.path_to_save, dataset.name, name))
-    saved = from_main(find_earlier_run, options, files, card) if options.resume else None
+    saved = find_saved(options, files, card)
     model = make_model(options, card, device)
     data = TrainingData(dataset, card, options, device)
 
@@ -78,7 +78,7 @@ def build_trainer(options, device, stop=None):
         loss_options["weight"] = data.class_weights()
     step = Step(distributed.synchronised(network, device), config, schedule, loss_options, options.clip_grad, head)
     board = Board(pathlib.Path("logs", *files.folder.parts[-2:])) if options.tensorboard and plan.rank == 0 else None
-    stop = stop or StopSignal(device)
+    stop = stop or Interruptions(device, options.save_every)
     return Trainer(options, data, card, state, step, plan, files, stop, board, started=started)
 
 
@@ -109,6 +109,16 @@ def open_data(options):
     sizes = ", ".join(f"{len(split):,} {split.name}" for split in (dataset.train, dataset.val, dataset.test) if split)
     say(f"{dataset.name}: {plural(card.num_classes, 'class', 'classes')}, {sizes} images at {card.image_size} px")
     return dataset, card
+
+
+def find_saved(options, files, card):
+    """The training state to go on from, or None; prints what is not as it should be."""
+    if not options.resume:
+        return None
+    saved, notices = from_main(find_earlier_run, options, files, card)
+    for notice in notices:
+        say(notice)
+    return saved
 
 
 def make_model(options, card, device):

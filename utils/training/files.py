@@ -1,5 +1,6 @@
 """The files of a run: checkpoints, history, curves and class names, in one folder; and the earlier run that is resumed."""
 
+import os
 import pathlib
 import shutil
 
@@ -17,17 +18,25 @@ class RunFiles:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.best, self.last = self.folder / "best_model.pth", self.folder / "last.pth"
+        self.previous = self.folder / "last_previous.pth"  # what `last` was before: if it is damaged, a run goes on from here
         self.history, self.curves = self.folder / "history.json", self.folder / "curves.png"
         self.classes = self.folder / "classes.txt"
+        self.continues = False  # whether `last` is of this run, and not of another one that this one replaces
         on_main(self.folder.mkdir, parents=True, exist_ok=True)
 
     def __iter__(self):
         return iter((self.best, self.last, self.history, self.curves, self.classes))
 
     def save_last(self, state, card, options, plan):
-        """The training state, from which a run resumes. Every rank has to call it."""
+        """The training state, from which a run resumes; the one before is kept. Every rank has to call it."""
         extra = {"card": card.to_dict(), "choices": options.kept, "batches": plan.kept}
-        on_main(save_checkpoint, self.last, state.state_dict() | extra)
+        on_main(self._save_last, state.state_dict() | extra)
+
+    def _save_last(self, contents):
+        if not self.continues:
+            self.previous.unlink(missing_ok=True)
+        save_checkpoint(self.last, contents, keep=self.previous if self.continues else None)
+        self.continues = True
 
     def save_best(self, weights, card):
         on_main(save_checkpoint, self.best, {"model": weights, "card": card.to_dict()})
@@ -47,9 +56,16 @@ class RunFiles:
         on_main(plots.training_curves, epochs, self.curves, title=title)
 
 
+class DamagedState(UserError):
+    """A training state is missing or cannot be read, so that the one before it may help."""
+
+
 def read_training_state(path):
-    """The dict in a `last.pth`. Raises UserError where the file is missing, damaged, or holds weights alone."""
-    saved = read_checkpoint(path)
+    """The dict in a `last.pth`. Raises DamagedState for one that is missing or damaged, UserError for weights alone."""
+    try:
+        saved = read_checkpoint(path)
+    except UserError as error:
+        raise DamagedState(str(error), error.option) from None
     if "optimizer" not in saved or "choices" not in saved:
         raise UserError(f"{path} holds weights but no training state; give the last.pth of the run", option="resume")
     return saved
@@ -77,25 +93,56 @@ def _facts(card):
     return {"model": card.architecture} | {name: getattr(card, name) for name in names}
 
 
-def bring_best(path, files, saved):
-    """Copy the best model that stands beside the training state at `path` into the folder of this run.
+def find_earlier_run(options, files, card):
+    """`(state, notices)`: the training state that `options.resume` names, or None for `auto` where there is none yet.
 
-    Where there is none any more, the state forgets what its best scores were.
+    Where the newest state in the folder of the run is damaged, `auto` takes the one before, and a notice says so.
+    """
+    if options.resume != "auto":
+        path, notices = pathlib.Path(options.resume), []
+        saved = read_training_state(path)
+    elif files.last.exists() or files.previous.exists():
+        path, saved, notices = _newest_whole(files)
+    else:
+        return None, []
+    check_same_run(saved, path, card, options)
+    notices += bring_best(path, files, saved)
+    if options.resume == "auto" and path == files.previous:
+        os.replace(files.previous, files.last)
+    files.continues = path.resolve().parent == files.folder.resolve()
+    return saved, notices
+
+
+def _newest_whole(files):
+    """`(path, state, notices)` of the newest training state in the folder of a run that is not damaged."""
+    if files.last.exists():
+        files.last.open("rb").close()  # raises the OSError of a file that is not damaged, but may not be read
+    try:
+        return files.last, read_training_state(files.last), []
+    except DamagedState as error:
+        if not files.previous.exists():
+            raise UserError(f"{error}; there is no state before it, so the run can only start anew", "resume") from None
+        notice = f"{error}; the run goes on from the state that was saved before"
+        return files.previous, read_training_state(files.previous), [notice]
+
+
+def bring_best(path, files, saved):
+    """Copy the best model that stands beside the training state at `path` into the folder of this run; return notices.
+
+    Where there is none, or only one of another epoch, the state forgets what its best scores were.
     """
     best = path.with_name(files.best.name)
     if not best.exists():
         saved["best"] = {}
-    elif not (files.best.exists() and best.samefile(files.best)):
+        return []
+    try:
+        facts = read_checkpoint(best).get("card", {}).get("training", {})
+    except UserError as error:
+        saved["best"] = {}
+        return [f"{error}; the best model is looked for again among the epochs that are left"]
+    if facts.get("epoch") != saved["best"].get("epoch"):  # of an epoch that is not in the state, and is trained once more
+        saved["best"] = {}
+    if not (files.best.exists() and best.samefile(files.best)):
         with replacing(files.best) as temporary:
             shutil.copyfile(best, temporary)
-
-
-def find_earlier_run(options, files, card):
-    """The training state that `options.resume` names, or None for `auto` where there is none yet."""
-    path = files.last if options.resume == "auto" else pathlib.Path(options.resume)
-    if options.resume == "auto" and not path.exists():
-        return None
-    saved = read_training_state(path)
-    check_same_run(saved, path, card, options)
-    bring_best(path, files, saved)
-    return saved
+    return []

@@ -86,7 +86,8 @@ def train_epoch(step, state, groups, batches, clock, stop=None):
 
     `groups` is the plan of the whole epoch, of which `state.group` groups are done; `batches` yields (images, targets) of the
     rest. After the last step `state.epoch` has moved on and `state.group` is 0; where `stop.look(step)` is true, the generator
-    ends before. Raises UserError for a loss or weights that are not finite.
+    ends before. Raises UserError for a loss or weights that are not finite, before the state can be saved: at the end of the
+    epoch, and where `stop` wants to stop or to save.
     """
     if not state.group:
         state.totals = Totals(step.config.device)
@@ -95,16 +96,18 @@ def train_epoch(step, state, groups, batches, clock, stop=None):
         started, of_data = time.perf_counter(), clock.waiting + clock.augmenting
         losses.append(step.take(state, group, batches))
         finished = state.group == len(groups)
-        if finished or len(losses) == CHECK_EVERY:
+        stops = not finished and stop is not None and stop.look(state.step)
+        saves = finished or stops or (stop is not None and stop.save_due)
+        if saves or len(losses) == CHECK_EVERY:
             check_losses(state, losses)
             losses = []
-        if finished:  # no loss has seen the weights after the last step
+        if saves:  # no loss has seen the weights after the last step
             check_weights(state)
+        if finished:
             state.epoch, state.group = state.epoch + 1, 0
         clock.computing += time.perf_counter() - started - (clock.waiting + clock.augmenting - of_data)
         yield group.count
-        if not finished and stop is not None and stop.look(state.step):
-            check_losses(state, losses)
+        if stops:
             return
 
 

@@ -49,6 +49,7 @@ class TrainOptions:
     compile: bool = False
     # output
     path_to_save: str = "weights/"
+    save_every: float = 15.0  # minutes between two saves inside an epoch; 0 saves after each epoch only
     resume: str | None = None
     tensorboard: bool = False
     flags: dict = field(default_factory=dict)  # the command line, for history.json

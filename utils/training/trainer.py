@@ -19,7 +19,7 @@ from utils.training.files import RunFiles
 from utils.training.loop import Clock, Step, set_train_mode, train_epoch
 from utils.training.options import TrainOptions
 from utils.training.progress import Board, Progress, scores, summary, terminal_width, where_time_went
-from utils.training.signals import StopSignal
+from utils.training.signals import Interruptions
 from utils.training.state import TrainState, is_better
 
 
@@ -34,7 +34,7 @@ class Trainer:
     step: Step
     plan: BatchPlan
     files: RunFiles
-    stop: StopSignal
+    stop: Interruptions
     board: Board | None = None
     clock: Clock = field(default_factory=Clock)
     started: float = field(default_factory=time.perf_counter)
@@ -72,13 +72,15 @@ class Trainer:
             with progress.epoch(self.state.epoch + 1, len(groups), self.state.group) as show:
                 for _ in self.steps(groups):
                     show(self.state)
+                    if self.stop.save_due and not self.stop:
+                        self.save()
         except torch.cuda.OutOfMemoryError:
             fits = False  # dealt with below, where no traceback keeps the tensors of the step in memory
         if not fits:
             self.halve_batches()
             return self.train_epoch(progress)
         if self.state.group:
-            self.files.save_last(self.state, self.card, self.options, self.plan)
+            self.save()
             return None
         record = {"epoch": self.state.epoch, "lr": self.state.optimizer.param_groups[0]["lr"]}
         record["train"] = self.state.totals.averages(self.card.num_classes)
@@ -130,11 +132,16 @@ class Trainer:
             state.best = {"epoch": record["epoch"], "val": val}
             self.card.training |= state.best
             self.files.save_best(state.evaluated.state_dict(), self.card)
-        self.files.save_last(state, self.card, self.options, self.plan)
+        self.save()
         self.files.write_history({"flags": self.options.flags, "epochs": state.history})
         say(summary(record, self.options.max_epoch, better, terminal_width()))
         if self.board:
             self.board.epoch(record)
+
+    def save(self):
+        """Write the training state."""
+        self.files.save_last(self.state, self.card, self.options, self.plan)
+        self.stop.saved()
 
     def is_stuck(self, record):
         """Whether the last `early_stop` evaluations were no better than an earlier one."""
