@@ -23,6 +23,7 @@ from utils.training.batches import BatchPlan
 from utils.training.data import TrainingData
 from utils.training.ema import ModelEMA
 from utils.training.files import RunFiles, check_training_state, find_earlier_run
+from utils.training.fingerprint import data_facts, fingerprint
 from utils.training.loop import Step
 from utils.training.optim import build_optimizer
 from utils.training.progress import Board
@@ -47,7 +48,10 @@ def build_trainer(options, device, stop=None):
     precision = announced(from_main(possible_precision, options.precision, device))
     name = options.model + "_fp16" * (precision == "fp16")
     files = RunFiles(pathlib.Path(options.path_to_save, dataset.name, name))
-    saved = find_saved(options, files, card)
+    run = fingerprint(options, card, from_main(data_facts, dataset), precision, device)
+    saved = find_saved(options, files, run)
+    if saved and precision == "auto":  # which is measured, and might be answered otherwise today
+        precision = announced(from_main(possible_precision, saved["card"]["training"]["precision"], device))
     model = make_model(options, card, device)
     data = TrainingData(dataset, card, options, device)
 
@@ -61,12 +65,13 @@ def build_trainer(options, device, stop=None):
     optimizer = build_optimizer(options.optimizer, model, options.base_lr, options.weight_decay, options.momentum)
     ema = ModelEMA(model) if options.ema else None
     state = TrainState(model, optimizer, config.scaler(), ema, epoch=options.start_epoch)
-    plan = BatchPlan(options.batch_size, options.accumulation, distributed.world_size(), distributed.rank())
+    plan = make_plan(options, saved)
     steps = len(plan.groups(data.order(0)))  # of an epoch
     state.step = steps * state.epoch
     schedule = make_schedule(options, steps)
     say(describe_optimisation(options, plan, schedule))
 
+    run = run.settled(config.precision)
     resume(state, saved, options, files, plan, steps)
     if plan.rank:  # each process draws its own dropout
         seed_everything((options.seed + 1_000_003 * plan.rank + state.step) % 2**32)
@@ -79,7 +84,7 @@ def build_trainer(options, device, stop=None):
     step = Step(distributed.synchronised(network, device), config, schedule, loss_options, options.clip_grad, head)
     board = Board(pathlib.Path("logs", *files.folder.parts[-2:])) if options.tensorboard and plan.rank == 0 else None
     stop = stop or Interruptions(device, options.save_every)
-    return Trainer(options, data, card, state, step, plan, files, stop, board, started=started)
+    return Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
 
 
 def check_options(options, device):
@@ -111,11 +116,11 @@ def open_data(options):
     return dataset, card
 
 
-def find_saved(options, files, card):
+def find_saved(options, files, run):
     """The training state to go on from, or None; prints what is not as it should be."""
     if not options.resume:
         return None
-    saved, notices = from_main(find_earlier_run, options, files, card)
+    saved, notices = from_main(find_earlier_run, options, files, run)
     for notice in notices:
         say(notice)
     return saved
@@ -160,6 +165,14 @@ def make_network(options, config, model):
     return network, is_compiled(network)
 
 
+def make_plan(options, saved):
+    """How the images are divided: as asked for, or as a run that is resumed divided them when its memory was out."""
+    plan = BatchPlan(options.batch_size, options.accumulation, distributed.world_size(), distributed.rank())
+    if saved and "data" in saved and saved["batches"][2] == plan.world:  # of a run with the same options
+        plan = replace(plan, batch_size=saved["batches"][0], accumulation=saved["batches"][1])
+    return plan
+
+
 def make_schedule(options, steps):
     """The learning rates of a run whose epochs have `steps` optimizer steps."""
     warmup = announced(fit_warmup(options.wp_epoch, options.max_epoch))
@@ -182,6 +195,7 @@ def resume(state, saved, options, files, plan, steps):
         state.load_state_dict(saved, next(state.model.parameters()).device)
         if saved["batches"] != plan.kept:
             state.group, state.step = 0, state.epoch * steps  # the batches differ, so the interrupted epoch starts again
+        say_if_longer(options, saved, state.step, steps)
         place = f"at epoch {state.epoch + 1}" + (f", step {state.group + 1}" if state.group else "")
         if state.epoch >= options.max_epoch:
             place = f"after all of its {plural(state.epoch, 'epoch')}, to test it; with more epochs it would train on"
@@ -190,3 +204,15 @@ def resume(state, saved, options, files, plan, steps):
         say(f"{files.last} does not exist yet, so there is nothing to resume: this run starts from the beginning")
     elif files.last.exists():
         say(f"{files.folder} holds an earlier run, which this one replaces; to keep it, resume it or save elsewhere")
+
+
+def say_if_longer(options, saved, step, steps):
+    """Print what it means for the learning rate that a run is resumed with more epochs."""
+    before, now = saved["choices"].get("max_epoch", options.max_epoch), options.max_epoch
+    if before < now:
+        was, is_ = (
+            Schedule(steps * epochs, round(steps * fit_warmup(options.wp_epoch, epochs)[0]), options.base_lr, options.min_lr)
+            for epochs in (before, now)
+        )
+        say(f"max_epoch rises from {before} to {now}: the learning rate goes on at {is_(step):.2e}, where a run of {now} "
+            f"epochs has it, and not at {was(step):.2e}")  # fmt: skip

@@ -10,6 +10,7 @@ from utils.core.errors import UserError
 from utils.core.files import replacing, write_json, write_text
 from utils.evaluation import plots
 from utils.runtime.distributed import from_main, on_main
+from utils.training.fingerprint import differences, notices
 
 
 class RunFiles:
@@ -27,9 +28,12 @@ class RunFiles:
     def __iter__(self):
         return iter((self.best, self.last, self.history, self.curves, self.classes))
 
-    def save_last(self, state, card, options, plan):
-        """The training state, from which a run resumes; the one before is kept. Every rank has to call it."""
-        extra = {"card": card.to_dict(), "choices": options.kept, "batches": plan.kept}
+    def save_last(self, state, card, run, plan):
+        """The training state, from which a run resumes, with the Fingerprint of `run`; the one before is kept.
+
+        Every rank has to call it.
+        """
+        extra = {"card": card.to_dict(), "batches": plan.kept} | run.to_dict()
         on_main(self._save_last, state.state_dict() | extra)
 
     def _save_last(self, contents):
@@ -76,41 +80,32 @@ def check_training_state(path):
     read_training_state(path)
 
 
-def check_same_run(saved, path, card, options):
-    """Raise UserError, with both values, where a training state is of another model, data set or kind of run."""
-    earlier = ModelCard.from_dict(saved["card"], path)
-    choices = {name.removeprefix("--"): value for name, value in saved["choices"].items()}  # as older versions wrote them
-    theirs, ours = _facts(earlier) | choices, _facts(card) | options.kept
-    for name, value in ours.items():
-        if value != theirs.get(name):
-            raise UserError(
-                f"{path}: {name} was {theirs.get(name)} in that run and is {value} now; give what it had", option="resume"
-            )
+def check_same_run(saved, path, ours):
+    """Raise UserError, with both values, for all in which a training state contradicts the Fingerprint of this run."""
+    clauses = differences(saved, ours)
+    if clauses:
+        raise UserError(f"{path}: {'; '.join(clauses)}; give what it had, or start anew without resume", option="resume")
 
 
-def _facts(card):
-    names = ("image_size", "resize_size", "norm_type", "classes")
-    return {"model": card.architecture} | {name: getattr(card, name) for name in names}
-
-
-def find_earlier_run(options, files, card):
+def find_earlier_run(options, files, ours):
     """`(state, notices)`: the training state that `options.resume` names, or None for `auto` where there is none yet.
 
-    Where the newest state in the folder of the run is damaged, `auto` takes the one before, and a notice says so.
+    Where the newest state in the folder of the run is damaged, `auto` takes the one before, and a notice says so. Raises
+    UserError for a state that cannot be read, and for one of another run than `ours` (Fingerprint) is.
     """
     if options.resume != "auto":
-        path, notices = pathlib.Path(options.resume), []
+        path, said = pathlib.Path(options.resume), []
         saved = read_training_state(path)
     elif files.last.exists() or files.previous.exists():
-        path, saved, notices = _newest_whole(files)
+        path, saved, said = _newest_whole(files)
     else:
         return None, []
-    check_same_run(saved, path, card, options)
-    notices += bring_best(path, files, saved)
+    check_same_run(saved, path, ours)
+    said += notices(saved, path, ours) + bring_best(path, files, saved)
     if options.resume == "auto" and path == files.previous:
         os.replace(files.previous, files.last)
     files.continues = path.resolve().parent == files.folder.resolve()
-    return saved, notices
+    return saved, said
 
 
 def _newest_whole(files):

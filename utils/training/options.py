@@ -1,6 +1,16 @@
 """What a training run is told. Needs no torch, so that the flags of train.py can be read at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+FREE, GROWS = "free", "grows"
+
+
+def may_change(default, how=FREE):
+    """A field that may differ where a run is resumed: as it likes, or to a greater value (GROWS). All others must be kept.
+
+    FREE is what the weights do not depend on, or what is compared in another form.
+    """
+    return field(default=default, metadata={"changes": how})
 
 
 @dataclass(frozen=True)
@@ -8,14 +18,14 @@ class TrainOptions:
     """Everything that can be chosen for a run, except for the device. `train.py --help` explains the fields by their names."""
 
     # data
-    dataset: str = "FashionMNIST"
-    data_dir: str = "data/"
+    dataset: str = may_change("FashionMNIST")  # the folder may move: the images are compared
+    data_dir: str = may_change("data/")
     batch_size: int = 128
-    num_workers: int = 8
+    num_workers: int = may_change(8)
     image_size: int = 224
     resize_size: int | None = None  # None: in the proportion 256 to 224
     val_fraction: float = 0.1
-    cache: str = "auto"
+    cache: str = may_change("auto")
     augment: str = "default"
     plain_epochs: int | None = None  # None: three quarters of the run, but at most 15
     mixup: float = 0.0
@@ -30,9 +40,9 @@ class TrainOptions:
     norm_type: str = "BN"
     ema: bool = False
     # optimisation
-    max_epoch: int = 300
+    max_epoch: int = may_change(300, GROWS)
     wp_epoch: float | None = None  # None: 20 epochs, but at most a fifth of the run
-    start_epoch: int = 0
+    start_epoch: int = may_change(0)
     eval_epoch: int = 1
     optimizer: str = "adamw"
     base_lr: float = 4e-3
@@ -42,17 +52,17 @@ class TrainOptions:
     accumulation: int = 1
     label_smoothing: float = 0.0
     clip_grad: float = 0.0
-    early_stop: int = 0
+    early_stop: int = may_change(0)
     seed: int = 0
     # speed
-    precision: str = "auto"
+    precision: str = may_change("auto")  # compared as it was settled
     compile: bool = False
     # output
-    path_to_save: str = "weights/"
-    save_every: float = 15.0  # minutes between two saves inside an epoch; 0 saves after each epoch only
-    resume: str | None = None
-    tensorboard: bool = False
-    flags: dict = field(default_factory=dict)  # the command line, for history.json
+    path_to_save: str = may_change("weights/")
+    save_every: float = may_change(15.0)  # minutes between two saves inside an epoch; 0 saves after each epoch only
+    resume: str | None = may_change(None)
+    tensorboard: bool = may_change(False)
+    flags: dict = field(default_factory=dict, metadata={"changes": FREE})  # the command line, for history.json
 
     @property
     def plain_from(self):
@@ -69,7 +79,5 @@ class TrainOptions:
         """Whether any training image is changed at random."""
         return self.plain_from > 0 and (self.augment != "none" or any((self.mixup, self.cutmix, self.random_erasing)))
 
-    @property
-    def kept(self):
-        """What a run that resumes an earlier one must have in common with it, besides the model card."""
-        return {name: getattr(self, name) for name in ("ema", "optimizer", "weight_decay", "momentum", "freeze")}
+
+CHANGES = {entry.name: entry.metadata.get("changes") for entry in fields(TrainOptions)}  # option: FREE, GROWS or None

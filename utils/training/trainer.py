@@ -16,6 +16,7 @@ from utils.runtime.distributed import say
 from utils.training.batches import BatchPlan
 from utils.training.data import TrainingData
 from utils.training.files import RunFiles
+from utils.training.fingerprint import Fingerprint
 from utils.training.loop import Clock, Step, set_train_mode, train_epoch
 from utils.training.options import TrainOptions
 from utils.training.progress import Board, Progress, scores, summary, terminal_width, where_time_went
@@ -34,6 +35,7 @@ class Trainer:
     step: Step
     plan: BatchPlan
     files: RunFiles
+    fingerprint: Fingerprint
     stop: Interruptions
     board: Board | None = None
     clock: Clock = field(default_factory=Clock)
@@ -140,7 +142,7 @@ class Trainer:
 
     def save(self):
         """Write the training state."""
-        self.files.save_last(self.state, self.card, self.options, self.plan)
+        self.files.save_last(self.state, self.card, self.fingerprint, self.plan)
         self.stop.saved()
 
     def is_stuck(self, record):
