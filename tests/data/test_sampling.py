@@ -41,3 +41,10 @@ def test_balanced_draws_and_weights():
     weights = class_weights(labels, 2)
     assert torch.allclose(weights, torch.tensor([1000 / 1800, 1000 / 200]))
     assert abs(weights[labels].mean() - 1) < 1e-6
+
+
+def test_classes_without_an_image_leave_the_weights_of_the_others_alone():
+    labels = np.array([0] * 30 + [2] * 10)
+    weights = class_weights(labels, 4)
+    assert torch.allclose(weights[[0, 2]], class_weights(labels // 2, 2))
+    assert abs(weights[labels].mean() - 1) < 1e-6 and weights.isfinite().all()

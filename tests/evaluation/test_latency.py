@@ -72,3 +72,7 @@ def test_it_ends_when_the_time_is_up_but_not_before_the_least():
 def test_spread_is_the_middle_eight_tenths():
     latency = summarise([float(i) for i in range(101)], 4)
     assert (latency.median_ms, latency.low_ms, latency.high_ms, latency.runs) == (50, 10, 90, 101)
+
+
+def test_images_a_second_are_those_of_the_whole_batch():
+    assert summarise([4.0] * 5, 8).images_per_second == pytest.approx(2000)

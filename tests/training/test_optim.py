@@ -33,6 +33,21 @@ def test_it_goes_downhill(name):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_momentum_carries_a_step_on(name):
+    """After one gradient and then none, a weight moves on, by the more the greater the momentum is."""
+    moved = []
+    for momentum in (0.5, 0.9):
+        model = torch.nn.Linear(1, 1, bias=False)
+        optimizer = build_optimizer(name, model, lr=0.01, weight_decay=0, momentum=momentum)
+        for gradient in (1.0, 0.0, 0.0):
+            before = model.weight.item()
+            model.weight.grad = torch.full_like(model.weight, gradient)
+            optimizer.step()
+        moved.append(before - model.weight.item())
+    assert 0 < 1.5 * moved[0] < moved[1]
+
+
 def test_only_what_is_trainable():
     model = build_model("custom", 10, 32)
     freeze_trunk(model)

@@ -148,6 +148,37 @@ def test_the_average_is_what_is_evaluated_and_kept(trainer_of):
     assert same(load_model(trainer.files.last)[0].state_dict(), last["ema"]["model"])
 
 
+def test_what_is_tested_at_the_end_is_the_best_model(trainer_of):
+    trainer = trainer_of()
+    score = trainer.score
+    of_val = {"loss": 0.0, "Acc@1": 0.5}  # the first epoch is the best, as equal scores do not replace it
+    trainer.score = lambda split: of_val if split.name == "val" else score(split)
+    trainer.fit()
+    best = weights(trainer.files.best)
+    assert history(trainer)["best"]["epoch"] == 1 and not same(best, weights(trainer.files.last))
+    network = load_model(trainer.files.best)[0]
+    trainer.state.model.load_state_dict(network.state_dict())
+    assert history(trainer)["final"]["loss"] == pytest.approx(score(trainer.data.dataset.test)["loss"], abs=1e-9)
+
+
+OF_THE_UPDATE = {"base_lr": 0.1, "weight_decay": 0.5, "momentum": 0.5, "clip_grad": 1e-3, "label_smoothing": 0.3,
+                 "class_weights": True, "balanced_sampler": True, "mixup": 0.5, "cutmix": 1.0, "random_erasing": 0.5,
+                 "augment": "none", "accumulation": 2, "norm_type": "GN", "optimizer": "adam", "batch_size": 64, "seed": 1,
+                 "wp_epoch": 0, "val_fraction": 0.2}  # fmt: skip
+
+
+def test_every_option_of_the_update_reaches_the_weights(trainer_of):
+    def after_two_steps(**options):
+        trainer = trainer_of(plain_epochs=0, **{"optimizer": "sgd"} | options)
+        steps = trainer.steps(trainer.groups())
+        return [next(steps), next(steps)] and trainer.state.model.classifier[3].weight.detach().clone()
+
+    plain = after_two_steps()
+    assert torch.equal(plain, after_two_steps())
+    without = [name for name, value in OF_THE_UPDATE.items() if torch.equal(plain, after_two_steps(**{name: value}))]
+    assert not without
+
+
 def test_a_state_takes_what_it_gives(trainer_of):
     trainer = trainer_of(max_epoch=1, ema=True)
     trainer.fit()

@@ -1,0 +1,332 @@
+"""Faults that a person could make in this project, each with the test that notices it.
+
+    python tests/mutants.py                    put in every fault, one at a time, and run its test, which must fail
+    python tests/mutants.py --only training    those whose file, test or words hold this text
+    python tests/mutants.py --jobs 2           so many at a time
+
+The tracked files are copied to a temporary folder for each job: nothing here is changed. Each test is run without a fault
+first, as one that fails anyway notices nothing. Status 1 if a fault survives or its text is no longer there.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+from warm_python import LIBRARIES
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SECONDS = 120  # for one test
+PASSED, FAILED, TOO_LONG, NOT_THERE = 0, 1, "too long", "not there"  # the first two are statuses of pytest
+SHOWN = {FAILED: "noticed", PASSED: "SURVIVES", TOO_LONG: f"OVER {SECONDS} s", NOT_THERE: "NO SUCH TEXT"}
+
+
+class Mutant(NamedTuple):
+    """In `file`, `old` (which is there once) becomes `new`; then `test` must fail. `words` say what the fault is."""
+
+    file: str
+    words: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = [Mutant(*row) for row in (
+    # core
+    ("utils/core/images.py", "EXIF orientation ignored",
+     "image = ImageOps.exif_transpose(image)",
+     "image = image.copy()",
+     "tests/core/test_images.py::test_exif_orientation_is_applied"),
+    ("utils/core/images.py", "transparency shown on white",
+     "(0, 0, 0, 255)",
+     "(255, 255, 255, 255)",
+     "tests/core/test_images.py::test_every_mode_has_a_defined_colour"),
+    ("utils/core/images.py", "16-bit grey divided by 256",
+     "np.clip(grey / 257, 0, 255)",
+     "np.clip(grey / 256, 0, 255)",
+     "tests/core/test_images.py::test_sixteen_bits_are_scaled_not_clipped"),
+    ("utils/core/images.py", "channels in the order BGR",
+     "np.moveaxis(scaled, -1, -3)",
+     "np.moveaxis(scaled[..., ::-1], -1, -3)",
+     "tests/core/test_images.py::test_equals_torchvision"),
+    ("utils/core/images.py", "mean and standard deviation swapped",
+     "- np.float32(mean)) / np.float32(std)",
+     "- np.float32(std)) / np.float32(mean)",
+     "tests/core/test_images.py::test_equals_torchvision"),
+    ("utils/core/images.py", "the long side rounded, not truncated",
+     "(size, int(size * height / width))",
+     "(size, round(size * height / width))",
+     "tests/core/test_images.py::test_geometry_equals_torchvision_for_every_shape"),
+    ("utils/core/card.py", "no margin around the crop",
+     "return round(image_size * 256 / 224)",
+     "return image_size",
+     "tests/core/test_card.py::test_short_side_is_in_the_proportion_of_256_to_224"),
+    ("utils/core/card.py", "a new image size keeps the old short side",
+     'changes.setdefault("resize_size", None)',
+     "pass",
+     "tests/core/test_card.py::test_replacing_the_image_size_brings_its_short_side"),
+    ("utils/core/cli.py", "no other flag suggested by meaning",
+     "names = [name, *next(meant, [])]",
+     "names = [name]",
+     "tests/core/test_cli.py::test_a_mistyped_flag_is_understood_by_meaning_or_by_spelling"),
+    ("utils/core/files.py", "an input overwritten",
+     "if _identity(status) in _inputs:",
+     "if False:",
+     "tests/core/test_files.py::test_an_input_is_never_replaced"),
+    ("utils/core/files.py", "a failed write leaves its temporary file",
+     "temporary.unlink(missing_ok=True)\n        about_another",
+     "about_another",
+     "tests/core/test_files.py::test_a_failure_keeps_what_was_there_and_leaves_nothing_else"),
+    ("utils/core/errors.py", "a user's error has status 1",
+     "USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4",
+     "USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 1, 3, 4",
+     "tests/core/test_errors.py::test_what_a_user_causes_is_one_sentence_and_a_status"),
+    # runtime
+    ("utils/runtime/device.py", "all cores for loader workers",
+     "most = available // 2 if",
+     "most = available if",
+     "tests/runtime/test_runtime.py::test_threads_and_workers_never_exceed_the_cores"),
+    ("utils/runtime/precision.py", "the probe moves the random numbers of the run",
+     "with torch.random.fork_rng(devices=[]):  # the probe",
+     "with nullcontext():  # the probe",
+     "tests/runtime/test_runtime.py::test_the_probe_spoils_neither_the_model_nor_the_random_numbers"),
+    ("utils/runtime/compile.py", "a trial step moves the BatchNorm statistics",
+     "buffer.copy_(value)",
+     "pass",
+     "tests/runtime/test_runtime.py::test_a_trial_leaves_buffers_random_numbers_and_gradients_as_they_were"),
+    # data
+    ("utils/data/splits.py", "accents in another form move an image to the other side",
+     'name = unicodedata.normalize("NFC", name)',
+     "name = str(name)",
+     "tests/data/test_image_folder.py::test_names_count_and_not_their_encoding"),
+    ("utils/data/splits.py", "held-out arrays by an unseeded generator",
+     "np.random.default_rng(SPLIT_SEED)",
+     "np.random.default_rng()",
+     "tests/data/test_datasets.py::test_digits_hold_out_a_fixed_stratified_part"),
+    ("utils/data/sampling.py", "the same order in every epoch",
+     "manual_seed(seed * 1_000_003 + epoch)",
+     "manual_seed(seed * 1_000_003)",
+     "tests/data/test_sampling.py::test_orders_differ_by_epoch_and_seed_and_come_again"),
+    ("utils/data/sampling.py", "every process trains on the same images",
+     "b.tensor_split(world)[rank]",
+     "b.tensor_split(world)[0]",
+     "tests/data/test_sampling.py::test_every_picture_is_in_one_batch_of_one_process"),
+    ("utils/data/sampling.py", "frequent classes drawn more often still",
+     "1.0 / counts[labels]",
+     "1.0 * counts[labels]",
+     "tests/data/test_sampling.py::test_balanced_draws_and_weights"),
+    ("utils/data/cache.py", "images kept that fill all the memory",
+     "total < 0.5 * free_memory() and",
+     "total > 0 and",
+     "tests/data/test_stores.py::test_by_default_images_are_kept_where_they_fit_in_half_of_memory_and_disk"),
+    ("utils/data/stores.py", "images put on a GPU that has no room for them",
+     "store.nbytes < left",
+     "store.nbytes > 0",
+     "tests/data/test_stores.py::test_a_gpu_takes_what_fits_in_half_of_its_free_memory_all_in_all"),
+    ("utils/data/stores.py", "a narrow image continued by black",
+     "place[:h, w:] = place[:h, w - 1 : w]",
+     "place[:h, w:] = 0",
+     "tests/data/test_stores.py::test_smaller_pictures_continue_their_border"),
+    ("utils/data/loader.py", "every process evaluates the whole split",
+     "tensor_split(shard[1])[shard[0]]",
+     "tensor_split(1)[0]",
+     "tests/data/test_datasets.py::test_shards_are_the_whole_without_overlap"),
+    ("utils/data/augment.py", "mixed labels with the share of the partner",
+     "torch.lerp(soft[partner], soft, kept[:, None])",
+     "torch.lerp(soft, soft[partner], kept[:, None])",
+     "tests/data/test_augment.py::test_mixing_keeps_pictures_and_labels_in_step"),
+    ("utils/data/geometry.py", "rotation the other way than the flip expects",
+     "(cos * flips, -sin, sin * flips, cos)",
+     "(cos * flips, -sin * flips, sin, cos)",
+     "tests/data/test_augment.py::test_one_sampling_is_the_sequence_of_transforms"),
+    ("utils/data/samples.py", "a score reported on val before test",
+     "else opened.held_out",
+     "else opened.val or opened.held_out",
+     "tests/data/test_samples.py::test_a_score_is_reported_on_test_before_val"),
+    # kernels
+    ("utils/kernels/batchnorm.py", "of equal pixels the last gets the gradient",
+     "higher = value > best",
+     "higher = value >= best",
+     "tests/kernels/test_batchnorm.py::test_of_equal_pixels_the_first_gets_the_gradient_as_in_max_pool2d"),
+    ("utils/kernels/winograd.py", "the weights not flipped for the gradient",
+     "weight.flip(1, 2)",
+     "weight",
+     "tests/kernels/test_winograd.py::test_values_and_gradients_of_a_convolution"),
+    ("utils/kernels/convolution.py", "a bias that stays out",
+     "return y if self.bias is None else",
+     "return y if self.bias is not None else",
+     "tests/kernels/test_convolution.py::test_small_maps_have_the_values_and_gradients_of_torch"),
+    ("utils/kernels/convert.py", "the training network has weights of its own",
+     "memo={id(tensor): tensor for tensor in tensors}",
+     "memo={}",
+     "tests/kernels/test_convert.py::test_training_moves_the_tensors_of_the_model"),
+    # training
+    ("utils/training/state.py", "of equal accuracies the higher loss is better",
+     '-new["loss"]) > (old["Acc@1"], -old["loss"])',
+     'new["loss"]) > (old["Acc@1"], old["loss"])',
+     "tests/training/test_state.py::test_more_right_answers_are_better_and_then_a_lower_loss"),
+    ("utils/training/state.py", "an equal score replaces the best one",
+     '-new["loss"]) > (old',
+     '-new["loss"]) >= (old',
+     "tests/training/test_state.py::test_more_right_answers_are_better_and_then_a_lower_loss"),
+    ("utils/training/state.py", "Acc@5 of training is Acc@1",
+     '{"Acc@5": top5 / count}',
+     '{"Acc@5": top1 / count}',
+     "tests/training/test_state.py::test_averages_of_training_are_those_of_an_evaluation"),
+    ("utils/training/loop.py", "each accumulated batch weighs as a whole step",
+     "(world_size() / count)",
+     "(world_size() / len(images))",
+     "tests/training/test_loop.py::test_accumulation_equals_the_greater_batch"),
+    ("utils/training/loop.py", "gradients clipped before they are unscaled",
+     "state.scaler.unscale_(state.optimizer)",
+     "pass",
+     "tests/training/test_loop.py::test_a_scaled_gradient_is_clipped_at_its_true_norm"),
+    ("utils/training/loop.py", "a frozen trunk in training mode",
+     "network.train(head is None)",
+     "network.train()",
+     "tests/training/test_loop.py::test_frozen_statistics_stay"),
+    ("utils/training/data.py", "no time counted as waiting",
+     "clock.waiting += gathered - started",
+     "clock.waiting += 0.0",
+     "tests/training/test_loop.py::test_times_add_up"),
+    ("utils/training/progress.py", "shares of time of what is clocked, not of the whole",
+     "({v / total:.0%})",
+     "({v / sum(vars(clock).values()):.0%})",
+     "tests/training/test_progress.py::test_times_and_shares_add_up_to_the_whole"),
+    ("utils/training/optim.py", "weight decay on norms and biases",
+     'if p.ndim <= 1], "weight_decay": 0.0}',
+     'if p.ndim <= 1], "weight_decay": weight_decay}',
+     "tests/training/test_optim.py::test_norms_and_biases_do_not_decay_and_nothing_is_left_out"),
+    ("utils/training/ema.py", "the average has its full decay from the first step",
+     "min(self.decay, (1 + update) / (10 + update))",
+     "self.decay",
+     "tests/training/test_ema.py::test_after_n_updates_it_is_the_closed_form"),
+    ("utils/training/schedule.py", "the last step not at the least rate",
+     "last = self.total_steps - 1",
+     "last = self.total_steps",
+     "tests/training/test_schedule.py::test_first_step_warmup_end_and_last_step_exactly"),
+    ("utils/training/schedule.py", "a first step at a rate of 0",
+     "self.base_lr * (step + 1) / self.warmup_steps",
+     "self.base_lr * step / self.warmup_steps",
+     "tests/training/test_schedule.py::test_first_step_warmup_end_and_last_step_exactly"),
+    ("utils/training/trainer.py", "one evaluation too many before a run stops early",
+     ">= patience",
+     "> patience",
+     "tests/training/test_trainer.py::test_early_stopping_counts_evaluations_that_are_no_better"),
+)]  # fmt: skip
+
+
+def copy_project(folder):
+    """The tracked files, as they are now, in `folder`, which is made. Returns it."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target)
+    return folder
+
+
+def start_test(folder, test):
+    """The process that runs a test on the copy in `folder`: a fork of this one, which has imported PyTorch already."""
+    process = os.fork()
+    if process:
+        return process
+    status = 3
+    try:
+        os.setsid()  # it is ended with all that it has started
+        os.chdir(folder)
+        sys.path.remove(str(ROOT / "tests"))
+        sys.stdout = sys.stderr = open(folder / "pytest.log", "w", encoding="utf-8")  # noqa: SIM115
+        import pytest
+
+        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", test]))
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
+
+
+def end_of(process, until):
+    """The status with which a process has ended, TOO_LONG where it has not `until` then, or None where it still runs."""
+    ended, status = os.waitpid(process, os.WNOHANG)
+    if not ended and time.monotonic() < until:
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    if ended:
+        return os.waitstatus_to_exitcode(status)
+    os.waitpid(process, 0)
+    return TOO_LONG
+
+
+def outcomes(mutants, folders):
+    """Put each mutant into one of the copies and run its test there. Yields (mutant, outcome, log), as they end."""
+    waiting, free, running = list(mutants)[::-1], list(folders), []
+    while waiting or running:
+        while waiting and free:
+            mutant, folder = waiting.pop(), free.pop()
+            path = folder / mutant.file
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            if text.count(mutant.old) != 1:
+                free.append(folder)
+                yield mutant, NOT_THERE, ""
+                continue
+            path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+            running.append((start_test(folder, mutant.test), time.monotonic() + SECONDS, mutant, folder, text))
+        time.sleep(0.05)
+        for entry in list(running):
+            process, until, mutant, folder, text = entry
+            outcome = end_of(process, until)
+            if outcome is not None:
+                running.remove(entry)
+                (folder / mutant.file).write_text(text, encoding="utf-8")
+                free.append(folder)
+                yield mutant, outcome, (folder / "pytest.log").read_text(encoding="utf-8")
+
+
+def judge(mutants, jobs):
+    """Print a line for each mutant. Returns how many are noticed, by a test that passes without them."""
+    with tempfile.TemporaryDirectory() as root:
+        folders = [copy_project(pathlib.Path(root, str(job))) for job in range(jobs)]
+        unchanged = {mutant.test: mutant._replace(new=mutant.old) for mutant in mutants}
+        sound = set()
+        for same, outcome, log in outcomes(unchanged.values(), folders):
+            if outcome == PASSED:
+                sound.add(same.test)
+            else:
+                print(f"{log}\n{same.test} does not pass as things are: {SHOWN.get(outcome, outcome)}", flush=True)
+        noticed, width = 0, max(len(mutant.words) for mutant in mutants)
+        for mutant, outcome, _ in outcomes(mutants, folders):
+            shown = SHOWN.get(outcome, f"STATUS {outcome}") if mutant.test in sound else "NOT SOUND"
+            noticed += shown == SHOWN[FAILED]
+            print(f"{shown:9}  {mutant.words:{width}}  {mutant.file}  {mutant.test.removeprefix('tests/')}", flush=True)
+    return noticed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="those whose file, test or words hold it")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="how many at a time; default: cores")
+    args = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if args.only in " ".join((mutant.file, mutant.words, mutant.test))]
+    if not chosen:
+        sys.exit(f"no fault has {args.only!r} in its file, test or words")
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    sys.dont_write_bytecode = True  # Python keeps compiled files by time and size, and a fault may have the same of both
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    noticed = judge(chosen, max(1, args.jobs))
+    print(f"{noticed} of {len(chosen)} faults are noticed")
+    return int(noticed < len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

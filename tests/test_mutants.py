@@ -1,0 +1,19 @@
+"""The list of faults fits the code: each text is there once, and each test exists. Nothing is run."""
+
+import ast
+
+import pytest
+from mutants import MUTANTS, ROOT
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.words)
+def test_the_text_is_there_once_and_the_test_exists(mutant):
+    assert (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
+    assert mutant.new != mutant.old
+    file, _, name = mutant.test.partition("::")
+    functions = ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+    assert name.partition("[")[0] in {node.name for node in functions if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_fault_has_words_of_its_own():
+    assert len({mutant.words for mutant in MUTANTS}) == len(MUTANTS)
