@@ -1,16 +1,21 @@
 """The one preprocessing against torchvision's transforms on real images, and every kind of image that Pillow opens."""
 
+import re
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from sklearn.datasets import load_digits
 from torchvision import transforms
 
+from utils.core import images as images_module
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
-from utils.core.images import crop_origin, load_image, preprocess, resize_and_crop, to_rgb
+from utils.core.images import LONGEST, ODD, crop_origin, load_image, middle, preprocess, resize_and_crop, resize_shorter, to_rgb
 from utils.data.samples import generated_images
 
 
@@ -191,3 +196,147 @@ def test_size_limit_is_kept_before_decoding(tmp_path):
 def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
     Image.fromarray(CORNERS).save(tmp_path / "odd.jpg", exif=b"Exif\x00\x00rubbish that is no TIFF header", quality=95)
     assert load_image(tmp_path / "odd.jpg").size == (2, 2)
+
+
+LONG_SHAPES = [(3, 900, 256), (40, 1600, 256), (1, 4000, 64), (30, 2000, 256), (5000, 300, 256), (900, 9000, 128)]
+
+
+@pytest.mark.parametrize(("width", "height", "size"), LONG_SHAPES)
+def test_resizing_only_the_middle_of_a_long_image_gives_the_same_pixels(width, height, size, monkeypatch):
+    random = np.random.default_rng(width)
+    image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    parts = []
+    for most in (1 << 40, 0):  # all is resized, or never more than what is needed
+        monkeypatch.setattr(images_module, "MOST_RESIZED", most)
+        parts.append(np.asarray(resize_shorter(image, size)).astype(int))
+        assert min(parts[-1].shape[:2]) == size and max(parts[-1].shape[:2]) < (LONGEST + 0.1) * size
+    whole, part = parts
+    assert np.abs(whole - part).max() <= 1 and (whole != part).mean() < 0.01
+    assert np.abs(resize_and_crop(image, size, size).astype(int) - np.asarray(image.resize(
+        (size, int(size * height / width)) if width < height else (int(size * width / height), size), Image.Resampling.BILINEAR
+    ).crop(_centred(width, height, size))).astype(int)).max() <= 1  # fmt: skip
+
+
+def _centred(width, height, size):
+    shape = (size, int(size * height / width)) if width < height else (int(size * width / height), size)
+    top, left = crop_origin(shape[1], shape[0], size)
+    return left, top, left + size, top + size
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 40))
+def test_the_middle_has_the_pixels_of_a_centred_crop(width, height, size):
+    image = Image.fromarray(np.arange(width * height, dtype=np.int32).reshape(height, width))
+    part = middle(image, 4)
+    assert max(part.size) <= 4 * min(part.size) + 3 and min(part.size) == min(image.size)
+    crops = []
+    for whole in (image, part):
+        side = min(size, *image.size)
+        top, left = crop_origin(whole.height, whole.width, side)
+        crops.append(np.asarray(whole.crop((left, top, left + side, top + side))))
+    assert np.array_equal(*crops)
+
+
+@pytest.mark.parametrize("shape", [(1, 400_000), (400_000, 1), (1, 1_500_000)])
+def test_long_images_cost_no_memory(shape, tmp_path):
+    Image.new("RGB", shape, (200, 10, 10)).save(tmp_path / "long.png")
+    peak = []
+    plain = Image.Image.resize
+
+    def resize(image, size, *arguments):
+        peak.append(size[0] * size[1])
+        return plain(image, size, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", resize)
+        pixels = resize_and_crop(load_image(tmp_path / "long.png"), 224, 256)
+    assert pixels.shape == (224, 224, 3) and (pixels == (200, 10, 10)).all() and max(peak) <= 2 * LONGEST * 256 * 256
+
+
+def test_too_little_memory_for_an_image_is_the_failure_of_that_image(tmp_path, monkeypatch):
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images_module, "to_rgb", lambda image: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(UserError, match=r"a\.png cannot be decoded: there is not enough memory"):
+        load_image(tmp_path / "a.png")
+
+
+def deep(*values, dtype=np.uint16):
+    return Image.fromarray(np.array([values], dtype))
+
+
+ODD_FILES = {  # an image -> its suffix, a part of what is said of it, and its grey levels
+    "12 bits in 16": (deep(0, 2048, 4095), ".png", "end at 4,095 of 65,535", (0, 8, 16)),
+    "14 bits in 16, TIFF": (deep(0, 16383), ".tif", "64 grey levels of 256", (0, 64)),
+    "8 bits in 32": (deep(0, 255, dtype=np.int32), ".tif", "1 grey level of 256|end at 255 of 65,535", (0, 1)),
+    "more than fits": (deep(0, 70000, dtype=np.int32), ".tif", "outside of 0 to 65,535 was cut off", (0, 255)),
+    "below zero": (deep(-5, 255, dtype=np.float32), ".tif", "go from -5 to 255", (0, 255)),
+    "12 bits as numbers with a point": (deep(0, 4095, dtype=np.float32), ".tif", "0 to 255 was cut off", (0, 255)),
+}
+
+
+@pytest.mark.parametrize("name", ODD_FILES)
+def test_values_that_do_not_fit_their_range_are_told(name, tmp_path):
+    image, suffix, words, levels = ODD_FILES[name]
+    image.save(tmp_path / f"odd{suffix}")
+    loaded = load_image(tmp_path / f"odd{suffix}")
+    assert re.search(words, loaded.info[ODD]), loaded.info
+    assert np.asarray(loaded)[0, :, 0].tolist() == list(levels)
+
+
+FITTING = {
+    "16 bits": (deep(0, 40000, 65535), ".png"),
+    "16 bits, dark": (deep(0, 20000), ".png"),
+    "black": (deep(0, 0), ".png"),
+    "8 bits": (Image.new("L", (2, 2), 3), ".png"),
+    "0 to 1": (deep(0, 0.5, dtype=np.float32), ".tif"),
+}
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_values_that_fit_are_no_matter(name, tmp_path):
+    image, suffix = FITTING[name]
+    image.save(tmp_path / f"fine{suffix}", **({"pnginfo": text(ODD)} if suffix == ".png" else {}))
+    assert load_image(tmp_path / f"fine{suffix}").info == {}
+
+
+def text(key, value="a stranger's words"):
+    info = PngImagePlugin.PngInfo()
+    info.add_text(key, value)
+    return info
+
+
+def sixteen_bit_colours(path, values):
+    """A PNG of 16-bit RGB, which Pillow reads and does not write."""
+    rows = b"".join(b"\0" + b"".join(struct.pack(">HHH", v, v, v) for v in row) for row in values)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", len(values[0]), len(values), 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in [*chunks, (b"IEND", b"")]:
+        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+
+
+def test_colours_of_12_bits_in_16_are_told_too(tmp_path):
+    sixteen_bit_colours(tmp_path / "dark.png", [[0, 2048, 4095]])
+    sixteen_bit_colours(tmp_path / "full.png", [[0, 2048, 65535]])
+    assert "end at 4,095 of 65,535" in load_image(tmp_path / "dark.png").info[ODD]
+    assert load_image(tmp_path / "full.png").info == {}
+
+
+def test_a_tiff_of_12_bits_has_a_white_of_12_bits(tmp_path):
+    """0x800 and 0xFFF packed; the tags of TIFF 6.0: width, height, bits, …, offset, samples, rows a strip, bytes."""
+    tags = ((256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3))
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    (tmp_path / "twelve.tif").write_bytes(b"II*\0" + struct.pack("<I", 12) + b"\x80\x0f\xff\0" + directory + b"\0" * 4)
+    loaded = load_image(tmp_path / "twelve.tif")
+    assert np.asarray(loaded)[0, :, 0].tolist() == [128, 255] and not loaded.info
+
+
+@pytest.mark.parametrize(("size", "fits"), [(3 << 20, True), (20 << 20, True), (80 << 20, False)])
+def test_long_texts_in_a_png_are_no_reason_to_refuse_it_and_endless_ones_are(tmp_path, size, fits):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * size, zip=True)
+    Image.new("L", (3, 2), 7).save(tmp_path / "talkative.png", pnginfo=info)
+    if fits:
+        assert load_image(tmp_path / "talkative.png").getpixel((0, 0)) == (7, 7, 7)
+    else:
+        with pytest.raises(UserError, match=r"talkative\.png is not a readable image"):
+            load_image(tmp_path / "talkative.png")

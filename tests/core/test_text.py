@@ -1,9 +1,11 @@
+import io
+import json
 import os
 
 import pytest
 
 from utils.core.files import replacing, write_json, write_text
-from utils.core.text import plural, printable, si, table
+from utils.core.text import Harmless, plural, printable, si, table
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -56,3 +58,16 @@ def test_a_count_agrees_with_its_noun():
 def test_text_of_strangers_cannot_steer_the_terminal(text, shown):
     assert printable(text) == shown
     assert table(["name"], [[text]]).splitlines()[2:] == [shown]
+
+
+def test_nothing_that_is_printed_steers_the_terminal():
+    out = io.StringIO()
+    print("a\tb\x1b[2J\r\u202egnp", 1, "中国 👩\u200d🚀", file=Harmless(out))
+    print("bar\r\x1b[A\x1b[2J", file=Harmless(out, "\r", "\x1b[A"))
+    assert out.getvalue() == "a\tb\\x1b[2J\\r\\u202egnp 1 中国 👩\u200d🚀\nbar\r\x1b[A\\x1b[2J\n"
+    assert Harmless(out).getvalue() == out.getvalue()
+
+
+def test_bytes_that_are_no_text_come_back_from_json(tmp_path):
+    path = write_json(tmp_path / "a.json", {"image": "\udcff.png"})
+    assert json.loads(path.read_text()) == {"image": "\udcff.png"}

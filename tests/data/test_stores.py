@@ -1,3 +1,4 @@
+import errno
 import os
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from utils.core.errors import UserError
 from utils.core.images import resize_and_crop, resize_shorter
 from utils.data.cache import open_store
 from utils.data.datasets import open_dataset
+from utils.data.geometry import centre_crops
 from utils.data.stores import ArrayStore, FileStore, PackedStore, Pixels, TransformStore, resident
 
 EVERY = torch.arange(24)
@@ -163,3 +165,118 @@ def test_a_link_to_nowhere_is_named(train, tmp_path, cache):
     train.paths[5].symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match=str(train.paths[5].name)):
         open_store(train, 30, cache, tmp_path / "cache", show=False).gather(torch.arange(len(train)))
+
+
+@pytest.fixture
+def built(train, tmp_path, capsys):
+    """Build the cache of 24 images; then `again()` opens it once more: the images, what was printed, and the file."""
+    folder = tmp_path / "cache"
+
+    def again():
+        store = open_store(train, 30, "disk", folder, show=False)
+        (file,) = folder.iterdir()
+        return images(store.gather(EVERY)), capsys.readouterr().out, file
+
+    again()
+    return again
+
+
+DAMAGE = {
+    "cut off": lambda content: content[:-1000],
+    "without an end": lambda content: content[:50],
+    "empty": lambda content: b"",
+    "a flipped bit": lambda content: content[:5000] + bytes([content[5000] ^ 4]) + content[5001:],
+    "of an earlier version": lambda content: content[:-28] + (24).to_bytes(8, "little"),
+    "longer": lambda content: content + b"more",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_cache_is_built_again_with_a_sentence(built, name):
+    whole, said, file = built()
+    assert not said
+    content = file.read_bytes()
+    file.write_bytes(DAMAGE[name](content))
+    again, said, file = built()
+    assert said.count("\n") == 1 and f"{file} is damaged, so the images are decoded again" in said
+    assert file.read_bytes() == content and all(map(np.array_equal, whole, again))
+    assert not built()[1]
+
+
+def test_another_content_of_the_same_size_and_time_is_seen(built, train):
+    path, other = train.paths[3], train.paths[4]
+    size = max(path.stat().st_size, other.stat().st_size)
+    for file in (path, other):
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))
+    before, _, first = built()
+    time, content = path.stat().st_mtime_ns, path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(time, time))
+    now, _, second = built()
+    assert path.stat().st_size == size and path.stat().st_mtime_ns == time and path.read_bytes() != content
+    assert second != first and not np.array_equal(now[3], before[3]) and np.array_equal(now[4], before[4])
+
+
+def test_the_content_of_some_files_is_compared_where_no_time_tells(built, train, monkeypatch):
+    same = os.stat(train.paths[0])
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.stat", lambda path, **options: same if path.suffix == ".jpg" else os.stat(path))
+        first = built()[2]
+        Image.new("RGB", (50, 40), "white").save(train.paths[3])
+        assert built()[2] != first
+
+
+@pytest.mark.parametrize(("cache", "kept"), [("auto", True), ("disk", False)])
+def test_by_default_a_cache_that_cannot_be_written_is_kept_in_memory(train, tmp_path, capsys, cache, kept):
+    (tmp_path / "data").write_text("no folder")
+    folder = tmp_path / "data" / "cache"
+    if not kept:
+        with pytest.raises(UserError, match=r"the image cache .*data/cache/.* cannot be written .*; ram and off need no file"):
+            open_store(train, 30, cache, folder, show=False)
+        return
+    store = open_store(train, 30, cache, folder, show=False)
+    said = capsys.readouterr().out
+    assert isinstance(store, PackedStore) and said.count("\n") == 1
+    assert "cannot be written (Not a directory), so this run keeps the decoded images in memory" in said
+
+
+@pytest.mark.parametrize("cache", ["auto", "disk"])
+def test_a_full_disk_leaves_no_half_cache(train, tmp_path, monkeypatch, capsys, cache):
+    folder = tmp_path / "cache"
+
+    def full(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("utils.data.packed_file.Writer.write", full)
+    if cache == "disk":
+        with pytest.raises(UserError, match=r"cache/train-30px-.* cannot be written \(No space left on device\)"):
+            open_store(train, 30, cache, folder, show=False)
+    else:
+        assert len(open_store(train, 30, cache, folder, show=False)) == 24
+        assert "No space left on device" in capsys.readouterr().out
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "off", "auto"])
+def test_odd_values_are_told_in_one_sentence_each_time(train, tmp_path, capsys, cache):
+    for number in (0, 1):  # in place of a JPEG: Pillow looks into the file, not at its name
+        Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(train.paths[number], format="png")
+    for _ in range(2):
+        open_store(train, 30, cache, tmp_path / "cache", show=False)
+        said = capsys.readouterr().out
+        assert said.count("\n") == 1 and f", such as {train.paths[0]}: its values end at 4,000 of 65,535" in said
+        assert f"odd values in {'1 of 12 images that were looked at' if cache == 'off' else '2 of 24 images'}," in said
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "off"])
+def test_long_images_take_little_room_and_are_seen_as_in_prediction(train, tmp_path, cache):
+    random = np.random.default_rng(0)
+    shapes = [(1, 5000), (3000, 2), (4, 90), (700, 60)]  # of the last two the one is enlarged and the other shrunk
+    for path, shape in zip(train.paths, shapes, strict=False):
+        Image.fromarray(random.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(path, format="png")
+    store = open_store(train, 30, cache, tmp_path / "cache", show=False)
+    pixels = store.gather(torch.arange(4))
+    assert max(pixels.data.shape[2:]) <= 130
+    crops = centre_crops(pixels, 24, 30)
+    for number in range(4):
+        assert np.array_equal(crops[number].permute(1, 2, 0).numpy(), resize_and_crop(train.image(number), 24, 30))

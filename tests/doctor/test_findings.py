@@ -160,7 +160,15 @@ def test_an_imbalance_names_the_flags_against_it(noisy):
 
 
 def test_every_kind_is_planted_or_has_its_own_test():
-    assert set(CHECKS) == {kind for kind, *_ in PLANTED} | {"overexposed", "class names alike", "imbalance"}
+    assert set(CHECKS) == {kind for kind, *_ in PLANTED} | {"overexposed", "class names alike", "imbalance", "odd values"}
+
+
+def test_values_of_12_bits_in_16(noisy):
+    path = noisy / "train" / "a" / "20.png"
+    Image.fromarray(np.asarray(Image.open(path.with_suffix(".jpg")).convert("L")).astype(np.uint16) * 16).save(path)
+    path.with_suffix(".jpg").unlink()
+    (words,) = [f.words for f in findings_of(noisy) if f.kind == "odd values" and str(path) in f.paths]
+    assert "of 65,535, so it is nearly black, in 1" in words
 
 
 def test_an_overexposed_image(noisy):

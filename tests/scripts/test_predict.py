@@ -1,6 +1,7 @@
 """predict.py: what it answers, in which form, without torch, and what it says of everything that it cannot answer."""
 
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from PIL import Image
 from utils.core.errors import UserError
 from utils.data.samples import generated_images
 from utils.export.verify import export_model, reference_logits
+from utils.inference import predictors
 from utils.inference.formats import FORMATS, exported
 from utils.inference.predictors import open_predictor, softmax
 
@@ -112,6 +114,52 @@ def test_pictures_of_one_name_are_all_drawn(files, tmp_path, main_of):
     Image.new("L", (9, 9)).save(tmp_path / "same.bmp")
     main_of("predict", "-i", "0/same.png", "1/same.png", "same.bmp", "-m", files / "m.onnx", "--save_dir", "drawn")
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["same.png", "same_2.png", "same_3.png"]
+
+
+def test_odd_values_are_noted_and_answered(files, tmp_path, main_of, capsys):
+    for number in range(5):
+        Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(tmp_path / f"{number}.png")
+    script = importlib.import_module("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict.py", "-i", str(tmp_path), "-m", str(files / "m.onnx"), "--json", "-"])
+        assert script.main() == 0
+    out, said = capsys.readouterr()
+    assert said.count("note: ") == 4 and "0.png: its values end at 4,095 of 65,535" in said
+    assert "and 2 images more with odd values" in said
+    assert all("4,095" in image["note"] for image in json.loads(out)["images"])
+
+
+def test_an_image_that_does_not_fit_into_memory_is_its_own_failure(files, tmp_path, main_of, monkeypatch):
+    Image.new("RGB", (99, 9)).save(tmp_path / "large.png")
+
+    def preprocess(image, card, plain=predictors.preprocess):
+        if image.width == 99:
+            raise MemoryError
+        return plain(image, card)
+
+    monkeypatch.setattr(predictors, "preprocess", preprocess)
+    status, out = main_of("predict", "-i", tmp_path / "large.png", files / "pictures", "-m", files / "m.onnx", "--json", "-")
+    unreadable = json.loads(out)["unreadable"]
+    assert status == 3 and "not enough memory" in unreadable[0]["reason"] and len(json.loads(out)["images"]) == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 400_000), (400_000, 1), (1, 1_500_000)])
+def test_extremely_long_images_are_answered_and_drawn_small(files, tmp_path, main_of, shape):
+    Image.new("RGB", shape, "red").save(tmp_path / "long.png")
+    assert main_of("predict", "-i", "long.png", "-m", files / "m.onnx", "--save_dir", "drawn")[0] == 0
+    with Image.open(tmp_path / "drawn" / "long.png") as image:
+        assert max(image.size) < 2000
+
+
+def test_names_as_long_as_the_file_system_takes_are_drawn(files, tmp_path, main_of):
+    for name in ("ü" * 125 + ".tiff", "x" * 255, "y" * 251 + ".bmp"):
+        shutil.copy(files / "pictures/0.png", tmp_path / name)
+    (tmp_path / "again").mkdir()
+    shutil.copy(files / "pictures/0.png", tmp_path / "again" / ("y" * 251 + ".bmp"))
+    images = [path.relative_to(tmp_path) for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert main_of("predict", "-i", *images, "-m", files / "m.onnx", "--save_dir", "drawn")[0] == 0
+    drawn = [path.name for path in (tmp_path / "drawn").iterdir()]
+    assert len(drawn) == 4 and all(name.endswith(".png") for name in drawn)
 
 
 def test_graph_with_preprocessing_takes_pictures_of_all_sizes(files, tmp_path, main_of):

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from utils.core.text import printable
+from utils.core.text import Harmless, printable
 
 USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4  # exit statuses beyond 0 and Python's own 1
 # Of an OSError: the place is closed to the user, full, of another kind than its name says, or its name leads nowhere.
@@ -14,6 +14,7 @@ PLACES = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
+OF_BARS = ("\r", "\x1b[A")  # what a progress bar steers the terminal with
 OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in the RuntimeError of torch
 
 flags = {}  # parameter name -> the flag of the running script that sets it; its parser fills this in
@@ -36,28 +37,36 @@ def run(main):
 
     An interrupt exits 130 and SIGTERM 143, both after `main` has had its chance to save (`SIGTERM` is raised inside of it
     as `SystemExit(143)`). A closed pipe on standard output ends quietly. Every bug keeps its traceback. Characters that the
-    terminal's encoding lacks are printed as escapes.
+    terminal's encoding lacks are printed as escapes, and so are those that would steer it, whoever prints them.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # what stands in for a stream need not have an encoding
             stream.reconfigure(errors="backslashreplace")
+    streams = contextlib.redirect_stdout(Harmless(sys.stdout)), contextlib.redirect_stderr(Harmless(sys.stderr, *OF_BARS))
+    with streams[0], streams[1]:
+        status = _status_of(main)
+    sys.exit(status)
+
+
+def _status_of(main):
+    """The exit status after `main()`, with a sentence on standard error for what a user can cause."""
     try:
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        status = 130
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
+        return 1
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
             raise
         print(f"error: {printable(sentence)}", file=sys.stderr)
-        status = USER_ERROR
-    sys.exit(status)
+        return USER_ERROR
+    return status
 
 
 def explain(error):

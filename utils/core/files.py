@@ -74,13 +74,19 @@ def write_bytes(path, content, keep=None):
 
 
 def write_text(path, text):
-    """Write `text` to `path` atomically, as UTF-8, and return the path."""
-    return write_bytes(path, text.encode())
+    """Write `text` to `path` atomically, as UTF-8, and return the path; bytes of file names that are no text as escapes."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))  # JSON reads these escapes back
 
 
 def write_json(path, value):
     """Write `value` to `path` as indented JSON, atomically, and return the path. Raises ValueError for NaN."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def name_that_fits(stem, suffix):
+    """A file name of at most 255 bytes, what file systems take: `stem` loses its end where it must."""
+    room = 255 - len(os.fsencode(suffix))
+    return (stem if len(os.fsencode(stem)) <= room else os.fsencode(stem)[:room].decode("utf-8", "ignore")) + suffix
 
 
 def _identity(status):

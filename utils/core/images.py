@@ -3,28 +3,56 @@
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from utils.core.errors import UserError
+from utils.core.text import plural
 
 MAX_PIXELS = 100_000_000
+LONGEST = 4  # of an image so many times as long as wide, or longer, resizing gives the middle alone
+MOST_RESIZED = 1 << 22  # pixels: as many of such an image are resized without a thought for the memory
+SMALL_PART = 4  # values that all lie in this part (a quarter) of their range most likely have fewer bits
+ODD = "odd values"  # key in `info` of a loaded image: what is odd about its values, in words
+BITS_PER_SAMPLE = 258  # TIFF tag
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: long descriptions are no reason to refuse an image
 
 
 def to_rgb(image):
     """A Pillow image of any mode as RGB, upright.
 
     The EXIF orientation is applied; of an animation the first frame counts; what is transparent is shown on black, as
-    plain `convert("RGB")` would show whatever colour lies hidden there; 16-bit grey is scaled by its range (65535), not
-    clipped; floating-point grey is taken as 0-1 where it fits in it and as 0-255 otherwise.
+    plain `convert("RGB")` would show whatever colour lies hidden there; grey of more than 8 bits is scaled by the range of
+    its format, not clipped; floating-point grey is taken as 0-1 where it fits in it and as 0-255 otherwise. Where the values
+    do not fit, as 12-bit values in a 16-bit format, `info[ODD]` of the result says so in words; it holds nothing else.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(grey / 257, 0, 255).round().astype(np.uint8), "L")
-    elif image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, np.float64))
-        grey = grey * 255 if grey.size and grey.min() >= 0 and grey.max() <= 1 else grey
-        image = Image.fromarray(np.clip(grey, 0, 255).round().astype(np.uint8), "L")
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0] if hasattr(image, "tag_v2") else 16
+    halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow keeps the upper 8 bits of colours
+    image, odd = ImageOps.exif_transpose(image), None
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        low, high = (values.min(), values.max()) if values.size else (0, 0)
+        white = 2.0 ** min(bits, 16) - 1 if image.mode != "F" else 1.0 if low >= 0 and high <= 1 else 255.0
+        odd = _odd_range(low, high, white)
+        image = Image.fromarray(np.clip(values * (255 / white), 0, 255).round().astype(np.uint8), "L")
+    rgb = _on_black(image)
+    if halved and not odd:
+        high = max(high for _, high in rgb.getextrema())
+        odd = high and _odd_range(0, 256 * high + 255, 65535)
+    rgb.info = {ODD: odd} if odd else {}
+    return rgb
+
+
+def _odd_range(low, high, white):
+    """What is odd about grey levels from `low` to `high` in a format whose white is `white`, in words, or None."""
+    if high > white or low < 0:
+        return f"its values go from {low:,.6g} to {high:,.6g}, and what is outside of 0 to {white:,.0f} was cut off"
+    if white > 255 and 0 < high <= white / SMALL_PART:
+        left = int(255 * high / white) + 1
+        return f"its values end at {high:,.0f} of {white:,.0f}, so it is nearly black, in {plural(left, 'grey level')} of 256"
+    return None
+
+
+def _on_black(image):
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -35,8 +63,8 @@ def to_rgb(image):
 def load_image(path, max_pixels=MAX_PIXELS):
     """Decode one file into a Pillow RGB image, upright.
 
-    Raises UserError, naming the file, for one that is missing, is no image, is cut off, or has more than `max_pixels`
-    pixels (checked before anything is decoded).
+    Raises UserError, naming the file, for one that is missing, is no image, is cut off, has more than `max_pixels` pixels
+    (checked before anything is decoded), or for which there is not enough memory.
     """
     try:
         with warnings.catch_warnings():
@@ -50,19 +78,62 @@ def load_image(path, max_pixels=MAX_PIXELS):
         raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except MemoryError:
+        raise UserError(f"{path} cannot be decoded: there is not enough memory for it") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path} has too many pixels to decode safely") from None
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, … on broken files
         raise UserError(f"{path} is not a readable image ({type(error).__name__}: {error})") from None
 
 
+def is_extreme(image):
+    """Whether a Pillow image is over LONGEST times as long as wide."""
+    return max(image.size) > LONGEST * min(image.size)
+
+
+def middle(image, ratio):
+    """What lies in the middle of an image that is over `ratio` times as long as wide; others as they are.
+
+    As much is cut off at either end, an even number of pixels, so that a centred crop finds the same ones.
+    """
+    width, height = image.size
+    left, top = _even_margin(width, ratio * height), _even_margin(height, ratio * width)
+    return image.crop((left, top, width - left, height - top)) if left or top else image
+
+
+def _even_margin(length, most):
+    return max(0, length - most) // 4 * 2
+
+
 def resize_shorter(image, size):
-    """Shrink or enlarge so that the short side has `size` pixels, antialiased bilinear; the long side is truncated to int."""
+    """Shrink or enlarge so that the short side has `size` pixels, antialiased bilinear; the long side is truncated to int.
+
+    Of an image that is over LONGEST times as long as wide only the middle comes out, LONGEST times as long as wide. Where all
+    of it would have over MOST_RESIZED pixels, only the middle is resized; that is the same within one grey level.
+    """
     width, height = image.size
     if min(width, height) == size:
-        return image
+        return middle(image, LONGEST)
     shape = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-    return image.resize(shape, Image.Resampling.BILINEAR)
+    margins = [_even_margin(length, LONGEST * size) for length in shape]
+    if not any(margins) or shape[0] * shape[1] <= MOST_RESIZED:
+        return middle(image.resize(shape, Image.Resampling.BILINEAR), LONGEST)
+    cut, box = [], []  # start and end along each side: of what is cut out first, and of what is resized, in the cut-out
+    for length, out, margin in zip(image.size, shape, margins, strict=True):
+        scale = length / out
+        around = int(scale) + 2  # as far as the filter looks
+        first, last = margin * scale, (out - margin) * scale
+        start = max(0, int(first) - around)
+        cut.append((start, min(length, int(last) + around)))
+        box.append((first - start, last - start))  # small, as Pillow takes 32-bit numbers
+    part = [out - 2 * margin for out, margin in zip(shape, margins, strict=True)]
+    return image.crop(_corners(cut)).resize(part, Image.Resampling.BILINEAR, _corners(box))
+
+
+def _corners(spans):
+    """(left, top, right, bottom) of the spans along x and along y."""
+    (left, right), (top, bottom) = spans
+    return left, top, right, bottom
 
 
 def crop_origin(height, width, size):

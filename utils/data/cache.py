@@ -1,5 +1,6 @@
 """Decoded images kept between uses: in memory, in a memory-mapped file, or not at all."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -17,35 +18,79 @@ from tqdm import tqdm
 
 from utils.core.errors import UserError
 from utils.core.files import WriteError, replacing
+from utils.core.images import LONGEST
 from utils.core.machine import cores, free_memory
+from utils.core.text import plural, printable
+from utils.data import packed_file
 from utils.data.stores import ArrayStore, FileStore, _shrunk_array, _uniform, shrunk
+from utils.runtime.distributed import say
 
-FORMAT = 1  # of the packed file; a new number makes old files stale
+SAMPLED, SAMPLE = 64, 1 << 16  # files of which the content is compared too, and bytes of each at its start and end
+PROBED = 16  # images that are looked at to guess about all of them
 
 
 def open_store(split, side, cache="auto", folder="data/cache", show=True):
     """The store for a split at short side `side` px.
 
     `ram` decodes everything now, `disk` keeps that in a memory-mapped file under `folder` for the next run too, `off`
-    decodes at every use; `auto` is `disk` where the decoded images fit in half of the free memory and of the free disk.
-    Raises UserError that names the files that do not decode, and where the file cannot be written.
+    decodes at every use; `auto` is `disk` where the decoded images fit in half of the free memory and of the free disk, and
+    then `ram` where `folder` cannot be written to. How many images have odd values is printed; with `off` a few are looked at.
+    Raises UserError that names the files that do not decode, and where `disk` cannot write its file.
     """
     if split.arrays is not None:
         return ArrayStore(_shrunk_array(split.arrays, side))
+    chosen = cache
     if cache == "auto":
-        cache = "disk" if _fits(split, side, folder) else "off"
-    if cache == "off":
-        return FileStore(split, side)
-    if cache == "ram":
-        chunks = []
-        sizes = _decode_all(split, side, chunks.append, show)
-        return _uniform(torch.from_numpy(np.concatenate(chunks)), sizes)
-    return _open_packed(split, side, pathlib.Path(folder), show)
+        chosen = "disk" if _fits(split, side, folder) else "off"
+    if chosen == "off":
+        return _not_kept(split, side)
+    if chosen == "disk":
+        try:
+            return _open_packed(split, side, pathlib.Path(folder), show)
+        except WriteError as error:
+            if cache != "auto":
+                raise UserError(f"the image cache {error}; ram and off need no file", option="cache") from None
+            say(f"the image cache {error}, so this run keeps the decoded images in memory")
+    chunks = []
+    sizes, odd = _decode_all(split, side, chunks.append, show)
+    return _kept(np.concatenate(chunks), sizes, odd)
+
+
+def _not_kept(split, side):
+    odd, probe = [], _probe(split)
+    for index in probe:
+        with contextlib.suppress(UserError):  # is reported when its turn comes
+            odd += _as_odd(split, index, shrunk(split, index, side)[1])
+    _tell(_summed(odd), f"{plural(len(probe), 'image')} that were looked at")
+    return FileStore(split, side)
+
+
+def _kept(flat, sizes, odd):
+    _tell(odd, plural(len(sizes), "image"))
+    return _uniform(torch.from_numpy(flat), sizes)
+
+
+def _as_odd(split, index, words):
+    return [(str(split.paths[index]), words)] if words else []
+
+
+def _summed(odd):
+    """A list of (path, words) as the dict that `_tell` takes; empty for none."""
+    return {"count": len(odd), "first": odd[0]} if odd else {}
+
+
+def _tell(odd, looked_at):
+    if odd:
+        path, words = odd["first"]
+        say(f"odd values in {odd['count']:,} of {looked_at}, such as {printable(path)}: {words}")
+
+
+def _probe(split):
+    return range(0, len(split), max(1, -(-len(split) // PROBED)))
 
 
 def _fits(split, side, folder):
-    probe = range(0, len(split), max(1, len(split) // 16))
-    mean = np.mean([_size_after(split, i, side) for i in probe])
+    mean = np.mean([_size_after(split, i, side) for i in _probe(split)])
     total = mean * len(split)
     folder = pathlib.Path(folder)
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
@@ -58,19 +103,22 @@ def _size_after(split, index, side):
             width, height = image.size
     except Exception:  # a broken file is reported when everything is decoded
         return side * side * 3
-    scale = min(1.0, side / min(width, height))
-    return width * height * scale * scale * 3
+    short, long = sorted((width, height))
+    if long > LONGEST * short:
+        return side * side * LONGEST * 3
+    return long * short * min(1.0, side / short) ** 2 * 3
 
 
 CHUNK, PIECE = 32, 1024  # files that a process decodes at a time, and files that may wait to be written
 
 
 def _decode_all(split, side, sink, show):
-    """Decode every image in parallel, hand the bytes to `sink` in order, and return the sizes, int64 (n, 2).
+    """Decode every image in parallel and hand the bytes to `sink` in order.
 
+    Returns `(sizes, odd)`: int64 (n, 2), and how many images have odd values: see `_summed`.
     In processes, as small files cost more in the interpreter, which threads share, than in the decoder.
     """
-    sizes, faults = [], []
+    sizes, faults, odd = [], [], []
     with (
         ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=_ignore_interrupts) as pool,
         tqdm(total=len(split), desc=f"decoding {split.name}", disable=not show, unit="img", leave=False) as bar,
@@ -78,27 +126,32 @@ def _decode_all(split, side, sink, show):
         for first in range(0, len(split), PIECE):
             starts = range(first, min(first + PIECE, len(split)), CHUNK)
             chunks = [split.subset(np.arange(start, min(start + CHUNK, first + PIECE, len(split)))) for start in starts]
-            for flat, chunk_sizes, chunk_faults in pool.map(_decode_chunk, chunks, itertools.repeat(side)):
+            for flat, chunk_sizes, chunk_faults, chunk_odd in pool.map(_decode_chunk, chunks, itertools.repeat(side)):
                 bar.update(len(chunk_sizes) + len(chunk_faults))
                 faults += chunk_faults
+                odd += chunk_odd
                 sizes += chunk_sizes
                 sink(flat)
     if faults:
         rest = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise UserError("; ".join(faults[:5]) + rest)
-    return np.array(sizes, dtype=np.int64)
+    return np.array(sizes, dtype=np.int64), _summed(odd)
 
 
 def _decode_chunk(split, side):
-    """The bytes of the images one after the other, their heights and widths, and what is wrong with those that are broken."""
-    images, faults = [], []
+    """The bytes of the images one after the other, their heights and widths, what is wrong with those that are broken, and
+    what is odd about others."""
+    images, faults, odd = [], [], []
     for index in range(len(split)):
         try:
-            images.append(shrunk(split, index, side))
+            pixels, words = shrunk(split, index, side)
         except UserError as error:
             faults.append(str(error))
+            continue
+        images.append(pixels)
+        odd += _as_odd(split, index, words)
     flat = np.concatenate([image.ravel() for image in images]) if images else np.empty(0, np.uint8)
-    return flat, [image.shape[:2] for image in images], faults
+    return flat, [image.shape[:2] for image in images], faults, odd
 
 
 def _fork():
@@ -111,30 +164,45 @@ def _ignore_interrupts():
 
 
 def _open_packed(split, side, folder, show):
-    """The memory-mapped file of a split, built if what it was built from is not what is there now."""
+    """The memory-mapped file of a split, built if what it was built from is not what is there now, or if it is damaged."""
     parents = {path.parent for path in split.paths}  # few: resolving asks the disk
     place = f"{os.path.commonpath([parent.resolve() for parent in parents])}|{split.name}|{side}"
-    try:
-        facts = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in split.paths]
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
     prefix = f"{split.name}-{side}px-{_digest(place, 8)}-"
-    path = folder / f"{prefix}{_digest(json.dumps([FORMAT, facts]), 16)}.bin"
-    if not path.exists():
-        try:
-            with replacing(path) as temporary, open(temporary, "wb") as file:
-                sizes = _decode_all(split, side, file.write, show)
-                file.write(sizes.astype("<i8").tobytes() + np.array([len(sizes)], "<i8").tobytes())
-        except WriteError as error:
-            raise UserError(f"the image cache {error}; ram and off need no file", option="cache") from None
+    path = folder / f"{prefix}{_digest(json.dumps(_facts(split.paths)), 16)}.bin"
+    found = packed_file.read(path) if path.exists() else None
+    if found is None:
+        if path.exists():
+            say(f"{path} is damaged, so the images are decoded again")
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            writer = packed_file.Writer(file)
+            writer.finish(*_decode_all(split, side, writer.write, show))
         for stale in folder.glob(f"{prefix}*.bin"):
             if stale != path:
                 stale.unlink(missing_ok=True)
-    data = np.memmap(path, mode="c")  # copy-on-write: torch wants writable memory, and the file stays as it is
-    count = int(data[-8:].view("<i8")[0])
-    sizes = np.array(data[-8 - 16 * count : -8]).view("<i8").reshape(count, 2)
-    return _uniform(torch.from_numpy(data[: -8 - 16 * count]), sizes)
+        found = packed_file.read(path)
+    return _kept(*found)
+
+
+def _facts(paths):
+    """What tells these files from others: size and times of each, and of some that lie evenly among them the content.
+
+    The time of the last change of the entry (ctime) is set by the system alone: a file that was replaced by one of the same
+    size and time has another.
+    """
+    try:
+        status = [(str(path), path.stat()) for path in paths]
+        content = [_sample(path) for path in paths[:: max(1, -(-len(paths) // SAMPLED))]]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
+    return [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in status] + content
+
+
+def _sample(path):
+    with open(path, "rb") as file:
+        content = file.read(SAMPLE)
+        file.seek(max(0, os.path.getsize(path) - SAMPLE))
+        return hashlib.sha256(content + file.read(SAMPLE)).hexdigest()
 
 
 def _digest(text, length):
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]

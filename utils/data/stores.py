@@ -1,7 +1,8 @@
 """Decoded images, ready to be gathered into batches: in memory, in a memory-mapped file, or file by file.
 
 Every store holds its images as uint8 with the short side shrunk, antialiased by Pillow, to at most `side` pixels: that is
-what an evaluation resizes to, and as much as a training crop can use. Smaller images stay as they are.
+what an evaluation resizes to, and as much as a training crop can use. Smaller images stay as they are. Of extremely long
+images only the middle is kept, at a short side of `side` pixels: see `utils.core.images.resize_shorter`.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.core.images import resize_shorter
+from utils.core.images import LONGEST, ODD, is_extreme, middle, resize_shorter
 from utils.runtime.device import send
 
 
@@ -115,7 +116,7 @@ class FileStore:
         return len(self.split)
 
     def gather(self, indices):
-        images = [shrunk(self.split, int(index), self.side) for index in indices]
+        images = [shrunk(self.split, int(index), self.side)[0] for index in indices]
         sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
         flat = torch.from_numpy(np.concatenate([image.ravel() for image in images]))
         return PackedStore(flat, sizes).gather(torch.arange(len(images)))
@@ -134,13 +135,14 @@ class TransformStore:
         return len(self.split)
 
     def gather(self, indices):
-        return Pixels(torch.stack([self.transform(self.split.image(int(index))) for index in indices]))
+        return Pixels(torch.stack([self.transform(middle(self.split.image(int(index)), LONGEST)) for index in indices]))
 
 
 def shrunk(split, index, side):
-    """One image as uint8 (H, W, 3), its short side at most `side`."""
+    """`(pixels, odd)`: one image as uint8 (H, W, 3), its short side at most `side`; what is odd about its values, or None."""
     image = split.image(index)
-    return np.asarray(resize_shorter(image, side) if min(image.size) > side else image)
+    odd = image.info.get(ODD)
+    return np.asarray(resize_shorter(image, side) if min(image.size) > side or is_extreme(image) else image), odd
 
 
 def resident(stores, device):
@@ -155,7 +157,7 @@ def resident(stores, device):
 
 
 def _shrunk_array(arrays, side):
-    if min(arrays.shape[1:3]) > side:
+    if min(arrays.shape[1:3]) > side or max(arrays.shape[1:3]) > LONGEST * min(arrays.shape[1:3]):
         images = [resize_shorter(Image.fromarray(image.squeeze()), side) for image in arrays]
         arrays = np.stack([np.asarray(image) for image in images]).reshape(len(arrays), *np.shape(images[0])[:2], -1)
     return torch.from_numpy(np.ascontiguousarray(arrays)).permute(0, 3, 1, 2)

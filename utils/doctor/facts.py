@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from utils.core.images import to_rgb
+from utils.core.images import ODD, to_rgb
 from utils.core.machine import cores
 
 THUMBNAIL = 64  # px, the side of the grey square that copies are compared by
@@ -37,6 +37,7 @@ class Facts:
     mode: str = ""
     format: str = ""
     rotated: bool = False  # by EXIF
+    odd: str | None = None  # what is odd about its values, in words
     mean: float = 0.0  # grey level, 0 to 255
     spread: float = 0.0  # standard deviation of the grey levels
     sharpness: float = 0.0  # variance of the Laplacian over the variance of the grey levels
@@ -66,12 +67,14 @@ def read_facts(place):
             with Image.open(io.BytesIO(content)) as image:
                 stored = {"size": image.size, "mode": image.mode, "format": image.format or ""}
                 rotated = image.getexif().get(ORIENTATION, 1) != 1
-                grey = to_rgb(image).convert("L")
+                rgb = to_rgb(image)
     except UnidentifiedImageError:
         return Facts(path, split, label, digest, "no image that Pillow knows")
     except Exception as error:  # Pillow's plugins raise what their parsers meet
         return Facts(path, split, label, digest, str(error) or type(error).__name__)
-    return Facts(path, split, label, digest, None, rotated=rotated, **stored, **_measured(grey))
+    return Facts(
+        path, split, label, digest, None, rotated=rotated, odd=rgb.info.get(ODD), **stored, **_measured(rgb.convert("L"))
+    )
 
 
 def _measured(grey):

@@ -59,6 +59,11 @@ def rotated(kind, facts, classes):
     return _each(kind, facts, lambda f: f.rotated, lambda f: "is turned when it is read", "nothing, or store it upright")
 
 
+@CHECKS.register("odd values")
+def odd_values(kind, facts, classes):
+    return _each(kind, facts, lambda f: f.odd, lambda f: f.odd, "scale the values to the range of the format")
+
+
 @CHECKS.register("extreme aspect ratio")
 def narrow(kind, facts, classes):
     def holds(f):

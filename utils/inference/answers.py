@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from utils.core.errors import UserError
-from utils.core.images import MAX_PIXELS, load_image
+from utils.core.images import MAX_PIXELS, ODD, load_image
 from utils.core.machine import cores
 from utils.inference.predictors import softmax
 
@@ -23,6 +23,7 @@ class Answer:
     top: list = ()  # (class, probability), the likeliest first
     label: str | None = None  # the class, or UNKNOWN
     fault: str | None = None
+    odd: str | None = None  # what is odd about the values of the image, in words
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class _Asker:
         image = load(path, self.options.max_pixels)
         start = time.perf_counter()
         logits = self.predictor.answer([self.predictor.prepare(image)])
-        return self._judge([path], logits), time.perf_counter() - start
+        return self._judge([path], [image.info.get(ODD)], logits), time.perf_counter() - start
 
     def many(self, paths):
         """One batch of prepared images is in memory at a time, decoded by threads."""
@@ -81,29 +82,32 @@ class _Asker:
         return answers, time.perf_counter() - start
 
     def _batch(self, paths, threads):
-        prepared = list(threads.map(self._prepare, paths))  # arrays, and Answers for those that cannot be read
-        arrays = [item for item in prepared if not isinstance(item, Answer)]
-        if not arrays:
+        prepared = list(threads.map(self._prepare, paths))  # (array, odd), or an Answer for an image that cannot be read
+        readable = [(path, *item) for path, item in zip(paths, prepared, strict=True) if not isinstance(item, Answer)]
+        if not readable:
             return prepared
-        readable = [path for path, item in zip(paths, prepared, strict=True) if not isinstance(item, Answer)]
-        judged = iter(self._judge(readable, self.predictor.answer(arrays)))
+        names, arrays, odd = zip(*readable, strict=True)
+        judged = iter(self._judge(names, odd, self.predictor.answer(list(arrays))))
         return [item if isinstance(item, Answer) else next(judged) for item in prepared]
 
     def _prepare(self, path):
         try:
-            return self.predictor.prepare(load(path, self.options.max_pixels))
+            image = load(path, self.options.max_pixels)
+            return self.predictor.prepare(image), image.info.get(ODD)
         except UserError as error:
             return Answer(path, fault=str(error))
+        except MemoryError:
+            return Answer(path, fault=f"{path} cannot be prepared: there is not enough memory for it")
 
-    def _judge(self, paths, logits):
+    def _judge(self, paths, odd, logits):
         if not np.isfinite(logits).all():
             path = paths[int(np.argmin(np.isfinite(logits).all(axis=1)))]
             raise UserError(f"{self.predictor.path} answers {path} with numbers that are not finite; its weights are damaged")
         classes, answers = self.predictor.card.classes, []
-        for path, probabilities in zip(paths, softmax(logits), strict=True):
+        for path, words, probabilities in zip(paths, odd, softmax(logits), strict=True):
             best = np.argsort(-probabilities, kind="stable")[: self.options.topk]
             top = [(classes[i], float(probabilities[i])) for i in best]
-            answers.append(Answer(path, top, top[0][0] if top[0][1] >= self.options.threshold else UNKNOWN))
+            answers.append(Answer(path, top, top[0][0] if top[0][1] >= self.options.threshold else UNKNOWN, odd=words))
         return answers
 
 

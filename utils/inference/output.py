@@ -1,16 +1,16 @@
 """What was answered, as lines and tables on the screen, as JSON and CSV, and as images with the answer drawn on."""
 
-import csv
-import io
 import json
 import os
 import pathlib
 import sys
 
 from utils.core.errors import SOME_UNREADABLE, UserError
-from utils.core.files import replacing, write_text
-from utils.core.text import plural, table
+from utils.core.files import name_that_fits, replacing, write_text
+from utils.core.text import csv_text, plural, printable, table
 from utils.inference.answers import UNKNOWN, ask, load
+
+NOTES = 3  # images with odd values that are named
 
 
 def report(predictor, files, options):
@@ -22,7 +22,12 @@ def report(predictor, files, options):
     answers, seconds = ask(predictor, files, options)
     faults = [answer for answer in answers if answer.fault]
     for answer in faults:
-        print(f"unreadable: {answer.fault}", file=sys.stderr)
+        print(printable(f"unreadable: {answer.fault}"), file=sys.stderr)
+    odd = [answer for answer in answers if answer.odd]
+    for answer in odd[:NOTES]:
+        print(printable(f"note: {answer.path}: {answer.odd}"), file=sys.stderr)
+    if len(odd) > NOTES:
+        print(f"note: and {plural(len(odd) - NOTES, 'image')} more with odd values", file=sys.stderr)
     if len(faults) == len(answers):
         raise UserError(f"none of the {plural(len(answers), 'image')} could be read")
     if "-" not in (options.json, options.csv):
@@ -39,11 +44,12 @@ def report(predictor, files, options):
 
 def _show_one(answers, seconds, predictor, show_topk):
     (answer,) = answers
-    print(f"Predicted class: {answer.label} ({answer.top[0][1]:.2f}) in {seconds:.4f} seconds.")
+    print(f"Predicted class: {printable(answer.label)} ({answer.top[0][1]:.2f}) in {seconds:.4f} seconds.")
     rest = answer.top if answer.label == UNKNOWN else answer.top[1:]
     if show_topk and rest:
-        width = max(len(name) for name, _ in rest)
-        print("\n".join(f"  {name:{width}}  {probability:.4f}" for name, probability in rest))
+        names = [printable(name) for name, _ in rest]
+        width = max(map(len, names))
+        print("\n".join(f"  {name:{width}}  {p:.4f}" for name, (_, p) in zip(names, rest, strict=True)))
 
 
 def _show_many(answers, seconds, predictor, show_topk):
@@ -53,7 +59,7 @@ def _show_many(answers, seconds, predictor, show_topk):
     for answer in answered:
         rest = answer.top if answer.label == UNKNOWN else answer.top[1:]
         then = ", ".join(f"{name} {probability:.2f}" for name, probability in rest)
-        rows.append([_printable(answer.path), answer.label, f"{answer.top[0][1]:.2f}"] + [then] * show_topk)
+        rows.append([answer.path, answer.label, f"{answer.top[0][1]:.2f}"] + [then] * show_topk)
     print(table(header, rows, align="<<><"[: len(header)]))
     speed = f"{len(answered) / seconds:.0f} images/s, {predictor.engine} on {predictor.device}"
     unread = f", {len(answers) - len(answered)} unreadable" if len(answered) < len(answers) else ""
@@ -68,6 +74,7 @@ def _as_json(answers, seconds, predictor):
             "probability": answer.top[0][1],
             "top": [{"class": name, "probability": probability} for name, probability in answer.top],
         }
+        | ({"note": answer.odd} if answer.odd else {})
         for answer in answers
         if not answer.fault
     ]
@@ -77,15 +84,13 @@ def _as_json(answers, seconds, predictor):
 
 
 def _as_csv(answers, topk):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     ranks = [f"{word}_{rank}" for rank in range(1, topk + 1) for word in ("class", "probability")]
-    writer.writerow(["image", "class", "probability", *ranks])
+    rows = []
     for answer in answers:
         if not answer.fault:
             rest = [cell for name, probability in answer.top for cell in (name, f"{probability:.6f}")]
-            writer.writerow([_printable(answer.path), answer.label, f"{answer.top[0][1]:.6f}", *rest])
-    return text.getvalue()
+            rows.append([answer.path, answer.label, f"{answer.top[0][1]:.6f}", *rest])
+    return csv_text(["image", "class", "probability", *ranks], rows)
 
 
 def _printable(path):
@@ -117,7 +122,7 @@ def _free_name(path, taken):
     """`path` with the suffix that is written, numbered where another image has that name already."""
     suffix = path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
     stem, number = path.stem, 1
-    while (path := path.with_name(f"{stem}{'' if number == 1 else f'_{number}'}{suffix}")) in taken:
+    while (path := path.with_name(name_that_fits(stem, f"{'' if number == 1 else f'_{number}'}{suffix}"))) in taken:
         number += 1
     taken.add(path)
     return path

@@ -11,10 +11,12 @@ import numpy as np
 
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
-from utils.core.images import preprocess
+from utils.core.images import middle, preprocess
 from utils.core.integrity import verify
 from utils.core.machine import saturates
 from utils.inference.formats import FORMATS, format_of
+
+RAW_LONGEST = 64  # an image for a graph that resizes it is at most so many times as long as wide; else that takes gigabytes
 
 
 def open_predictor(path, engine=None, classes=None, device="auto", image_size=None, *, model=None, threads=None, **options):
@@ -121,7 +123,7 @@ class Predictor:
 
     def prepare(self, image):
         """Pillow RGB image -> what the file takes for it: float32 (1, 3, S, S), or uint8 (1, H, W, 3) as it is."""
-        return np.asarray(image)[None] if self.card.with_preprocessing else preprocess(image, self.card)
+        return np.asarray(middle(image, RAW_LONGEST))[None] if self.card.with_preprocessing else preprocess(image, self.card)
 
     def answer(self, prepared):
         """A list of what `prepare` gave -> float32 logits (N, C); images of several sizes go through one by one."""
