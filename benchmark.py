@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model
 from utils.core.errors import UserError, run
@@ -31,7 +31,7 @@ COLD_STARTS = 3
 
 def parser():
     parser = Parser(__doc__)
-    model = add_model(parser, list_models(), required_weights=True)
+    model = add_model(parser, list_models(), unknown_model, required_weights=True)
     add_card_facts(model)
     parser.add_argument("--all", action="store_true", help="make what is missing, or older than the checkpoint, first")
     add_data(parser, default=None)
@@ -170,7 +170,7 @@ def main():
         "threads": torch.get_num_threads(),
         "machine": describe_machine(),
     }
-    path = RESULTS / "benchmarks" / f"{dataset.name if dataset else 'no_dataset'}_{card.architecture}.json"
+    path = RESULTS / "benchmarks" / f"{dataset.name if dataset else 'no_dataset'}_{card.file_name}.json"
     write_json(path, result)
     plots.benchmark(rows, path.with_suffix(".png"), f"{card.architecture}, {card.image_size} px")
     print(describe(result))

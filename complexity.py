@@ -10,7 +10,7 @@ little of work that it does count; work that it gives nothing for stands under "
 difference of the totals exactly. On a GPU the peak activation memory is measured too.
 """
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.errors import run
 from utils.core.files import RESULTS, write_json, write_text
@@ -18,7 +18,7 @@ from utils.core.files import RESULTS, write_json, write_text
 
 def parser():
     p = cli.Parser(__doc__)
-    cli.add_model(p, list_models())
+    cli.add_model(p, list_models(), unknown_model)
     cli.add_size(p)
     cli.add_device(p)
     return p

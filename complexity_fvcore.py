@@ -7,13 +7,13 @@ Writes results/complexity/<model>_complexity_fvcore.txt (the tool's own table, t
 by module) and .json. The model is copied first. 1 MAC = 2 FLOPs; fvcore says flops and means MACs.
 """
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.errors import run
 
 
 def main():
-    args = cli.counting_parser(__doc__, list_models()).parse(cli.model_or_weights)
+    args = cli.counting_parser(__doc__, list_models(), unknown_model).parse(cli.model_or_weights)
 
     from models.checkpoint import open_network
     from utils.complexity.report import write_report

@@ -7,13 +7,13 @@ Writes results/complexity/<model>_complexity_ptflops.txt (the tool's own table, 
 by module) and .json. The model is copied first. 1 MAC = 2 FLOPs; ptflops counts ReLU and pooling modules twice.
 """
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.errors import run
 
 
 def main():
-    args = cli.counting_parser(__doc__, list_models()).parse(cli.model_or_weights)
+    args = cli.counting_parser(__doc__, list_models(), unknown_model).parse(cli.model_or_weights)
 
     from models.checkpoint import open_network
     from utils.complexity.report import write_report

@@ -9,7 +9,7 @@ python3 eval.py -w old.pth -m resnet18 -d FashionMNIST                a checkpoi
 import pathlib
 import sys
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import read_classes
 from utils.core.errors import run
@@ -20,7 +20,7 @@ from utils.core.text import plural
 
 def parser():
     p = cli.Parser(__doc__)
-    model = cli.add_model(p, list_models(), required_weights=True)
+    model = cli.add_model(p, list_models(), unknown_model, required_weights=True)
     cli.add_card_facts(model)
     data = cli.add_data(p, default=None)
     data.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one, else val")
@@ -50,7 +50,7 @@ def main():
         print(file.warning(), file=sys.stderr)
     card = file.card
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
-    name = "_".join(filter(None, (card.architecture, kind)))
+    name = "_".join(filter(None, (card.file_name, kind)))
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
     protect(*(split.paths or ()))
     count = plural(len(split), "image")

@@ -12,7 +12,7 @@ other combination holds the rounded weights in fp32, as the runtimes cannot choo
 
 import pathlib
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_model, at_least
 from utils.core.errors import UserError, run
@@ -24,7 +24,7 @@ from utils.inference.formats import FORMATS, converted_folder, exported, must_be
 
 def parser():
     parser = Parser(__doc__)
-    model = add_model(parser, list_models(), required_weights=True)
+    model = add_model(parser, list_models(), unknown_model, required_weights=True)
     add_card_facts(model)
     model.add_argument("-q", "--quantized", action="store_true", help="the weights are a quantized checkpoint (quantize.py)")
     file = parser.add_argument_group("file")
@@ -62,13 +62,13 @@ def hold_quantized(args, card):
     for name, scheme in QUANTIZERS.items():
         if f"torch.{scheme.dtype}" in kinds:
             return card.replace(scheme=name)
-    made = converted_folder(args.weights) / QUANTIZERS["fp16"].file_name(card.architecture)
+    made = converted_folder(args.weights) / QUANTIZERS["fp16"].file_name(card.file_name)
     raise UserError(f"--quantized: the weights in {args.weights} are not quantized; give the file of quantize.py ({made})")
 
 
 def default_output(args, card):
     """<model>_<engine>, and a name of its own for every variant, so that none replaces another."""
-    stem = pathlib.Path(QUANTIZERS[card.scheme].file_name(card.architecture)).stem if card.scheme else card.architecture
+    stem = pathlib.Path(QUANTIZERS[card.scheme].file_name(card.file_name)).stem if card.scheme else card.file_name
     variants = "_fp16" * args.fp16 + "_preprocessing" * args.with_preprocessing
     return converted_folder(args.weights) / f"{stem}_{args.engine}{variants}{FORMATS[args.engine].suffix}"
 

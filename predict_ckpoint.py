@@ -10,7 +10,7 @@ without reading the file. Exit status 3: some images could not be read; they are
 
 import sys
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device, add_model
 from utils.core.errors import run
@@ -25,7 +25,7 @@ from utils.inference.sources import find_images
 
 def parser():
     parser = Parser(__doc__)
-    model = add_model(parser, list_models(), required_weights=True)
+    model = add_model(parser, list_models(), unknown_model, required_weights=True)
     add_card_facts(model)
     add_flags(parser)
     add_device(parser)

@@ -13,7 +13,7 @@ import pathlib
 import sys
 import tempfile
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
 from utils.core.errors import UserError, run
@@ -25,7 +25,7 @@ from utils.inference.formats import converted_folder
 
 def parser():
     parser = Parser(__doc__)
-    model = add_model(parser, list_models(), required_weights=True)
+    model = add_model(parser, list_models(), unknown_model, required_weights=True)
     add_card_facts(model)
     scheme = parser.add_argument_group("quantization")
     scheme.add_argument("--scheme", default="fp16", choices=list(QUANTIZERS), help="what becomes of the weights")
@@ -73,7 +73,7 @@ def main():
     network, card = load_model(args.weights, args.model, classes, args.image_size)
     if card.scheme:
         raise UserError(f"--weights {args.weights} is quantized already ({card.scheme}); give the fp32 checkpoint")
-    path = pathlib.Path(args.output or converted_folder(args.weights) / scheme.file_name(card.architecture))
+    path = pathlib.Path(args.output or converted_folder(args.weights) / scheme.file_name(card.file_name))
     dataset, why = find_dataset(card, args.dataset, args.data_dir, required=scheme.calibrated)
     split = dataset.held_out if dataset else None
     if dataset and split is None:
@@ -101,7 +101,7 @@ def main():
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
     result = facts | measured | closing | {"device": str(device), "machine": describe_machine()}
     folder = RESULTS / "quantization" / (dataset.name if dataset else "no_dataset")
-    target = write_json(folder / f"{card.architecture}_{args.scheme}.json", result)
+    target = write_json(folder / f"{card.file_name}_{args.scheme}.json", result)
     print(describe(result, card, why))
     print(f"written: {path} and {target}")
     return status

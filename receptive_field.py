@@ -15,20 +15,19 @@ What differs from the defaults stands in the file name.
 """
 
 import math
-import re
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, protect, write_json
-from utils.core.text import printable
+from utils.core.text import file_part, printable
 from utils.receptive_field.report import METHODS, choose_layer, describe, in_pixels, measure, to_json
 from utils.receptive_field.spans import CAP
 
 
 def parser():
     p = cli.Parser(__doc__)
-    cli.add_model(p, list_models())
+    cli.add_model(p, list_models(), unknown_model)
     cli.add_size(p)
     group = p.add_argument_group("receptive field")
     group.add_argument("--method", default="both", choices=("both", *METHODS), help="how to work it out")
@@ -94,7 +93,7 @@ def file_name(card, args):
     """Without suffix: the network, the data set that it was trained on, and the flags that differ from their defaults."""
     asked = {f"cap{args.cap}": args.cap != CAP, args.method: args.method != "both", args.layer: args.layer}
     parts = [card.result_name, card.training.get("dataset"), *(name for name, differs in asked.items() if differs)]
-    return "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-.") for part in parts if part)
+    return "_".join(file_part(part) for part in parts if part)
 
 
 def draw(image, card, field, heat, effective, path):

@@ -9,7 +9,7 @@ torchrun --nproc_per_node 4 train.py --batch_size 256              four GPUs, 10
 
 import dataclasses
 
-from models.registry import list_models
+from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import architecture
 from utils.core.errors import UserError, run
@@ -24,7 +24,7 @@ def parser():
     d = TrainOptions()  # the defaults
     cli.add_device(p)
     data = cli.add_data(p)
-    data.add_argument("--image_size", type=int, default=d.image_size, check=cli.side(), help="side of the input, px")
+    data.add_argument("--image_size", type=int, check=cli.side(), help="side of the input, px; 224 for networks of ours")
     data.add_argument("--resize_size", type=int, check=cli.side(), help="short side before the centre crop, px")
     data.add_argument("--val_fraction", type=float, default=d.val_fraction, check=cli.between(0, 1, closed=False),
                       help="share of train held out for selection where there is no val/; 0 trains on all")  # fmt: skip
@@ -39,10 +39,10 @@ def parser():
     data.add_argument("--class_weights", action="store_true", help="weigh the loss by the inverse of the class frequency")
 
     model = p.add_argument_group("model")
-    names = list_models()
-    about = f"one of {', '.join(names)}"
-    model.add_argument("-m", "--model", type=architecture, default=d.model, check=cli.known("model", names), help=about)
-    model.add_argument("-p", "--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
+    about = cli.models_in_words(list_models())
+    model.add_argument("-m", "--model", type=architecture, default=d.model, check=unknown_model, help=about)
+    model.add_argument("--list_models", metavar="PATTERN", help="print the models whose name matches, such as 'conv*', and end")
+    model.add_argument("-p", "--pretrained", action="store_true", help="start from the ImageNet weights of its library")
     model.add_argument("--freeze", action="store_true", help="train the head only; the other weights stay as they are")
     model.add_argument("--norm_type", default=d.norm_type, choices=("BN", "GN", "LN", "IN", "SyncBN"), help="normalisation")
     model.add_argument("--ema", action="store_true", help="evaluate and keep a moving average of the weights")
@@ -94,7 +94,7 @@ def contradictions(args):
         faults.append(f"--wp_epoch {args.wp_epoch:g} leaves nothing of --max_epoch {args.max_epoch}; give less warm-up")
     if args.plain_epochs is not None and args.plain_epochs > args.max_epoch:
         faults.append(f"--plain_epochs {args.plain_epochs} is more than --max_epoch {args.max_epoch}")
-    if args.resize_size and args.resize_size < args.image_size:
+    if args.resize_size and args.image_size and args.resize_size < args.image_size:
         faults.append(f"--resize_size {args.resize_size} is below --image_size {args.image_size}, the side of the crop")
     if args.min_lr > args.base_lr:
         faults.append(f"--min_lr {args.min_lr:g} is above --base_lr {args.base_lr:g}")
@@ -121,8 +121,18 @@ def options_of(args):
     return TrainOptions(**chosen, flags=flags)
 
 
+def show_models(pattern):
+    """Print the models that `pattern` matches, each as soon as it is known."""
+    from models.listing import matching, outlines
+
+    for name, parameters, size in outlines(matching(pattern)):
+        print(f"{name:44} {parameters / 1e6:9.2f} M parameters  {size:4} px", flush=True)
+
+
 def main():
     args = parser().parse(contradictions)
+    if args.list_models:
+        return show_models(args.list_models)
     from utils.runtime import distributed  # not above: torch takes seconds, wrong flags are answered before
     from utils.runtime.device import choose_device
     from utils.training.build import build_trainer

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from models.build import build_model
+from models.build import build_model, default_size
 from models.half import with_half_weights
 from utils.core.card import ModelCard, architecture
 from utils.core.errors import UserError
@@ -81,12 +81,12 @@ def load_model(path, model=None, classes=None, image_size=None):
 def open_network(model=None, weights=None, num_classes=None, image_size=None):
     """`(network, card)` of a checkpoint or, without `weights`, of an architecture with random weights, always the same.
 
-    The network is in eval mode on the CPU; a fresh one has 10 classes and takes 224 px unless told otherwise. Raises
+    The network is in eval mode on the CPU; a fresh one has 10 classes and its own image size unless told otherwise. Raises
     UserError for what contradicts the checkpoint, and for a quantized one, whose layers cannot be analysed.
     """
     if weights is None:
         torch.manual_seed(0)
-        card = ModelCard(model, [str(i) for i in range(num_classes or 10)], image_size or 224)
+        card = ModelCard(model, [str(i) for i in range(num_classes or 10)], image_size or default_size(model))
         return build_model(model, card.num_classes, card.image_size).eval(), card
     network, card = load_model(weights, model=model, image_size=image_size)
     if num_classes not in (None, card.num_classes):

@@ -47,7 +47,7 @@ def test_all_faults_are_reported_together():
 )
 def test_a_mistyped_flag_is_understood_by_meaning_or_by_spelling(given, meant):
     p = cli.Parser("What it does.")
-    cli.add_model(p, ["custom"], required_weights=True)
+    cli.add_model(p, ["custom"], cli.known("model", ["custom"]), required_weights=True)
     cli.add_data(p)
     for flag in ("--max_epoch", "--base_lr", "--image_size", "--early_stop", "--output"):
         p.add_argument(flag)
@@ -66,7 +66,7 @@ def test_only_flags_that_the_script_has_are_suggested():
 
 def test_what_looks_like_a_flag_and_is_a_value():
     p = parser()
-    cli.add_model(p, ["custom"])
+    cli.add_model(p, ["custom"], cli.known("model", ["custom"]))
     args = p.parse(argv=["-mcustom", "--share=0.5", "-wnew model.pth"])
     assert (args.model, args.share, args.weights) == ("custom", 0.5, "new model.pth")
     with pytest.raises(UserError, match="--count -1 must be 1 or more"):
@@ -82,14 +82,14 @@ def test_odd_numbers_are_refused(argv):
 @pytest.mark.parametrize("argv", [["-w", ""], ["--weights="], ["-m", ""]])
 def test_an_empty_value_is_refused(argv):
     p = parser()
-    cli.add_model(p, ["custom"])
+    cli.add_model(p, ["custom"], cli.known("model", ["custom"]))
     with pytest.raises(UserError, match="is empty"):
         p.parse(argv=argv)
 
 
 def test_a_name_is_checked_before_anything_is_loaded():
     p = parser()
-    cli.add_model(p, ["resnet18", "custom"])
+    cli.add_model(p, ["resnet18", "custom"], cli.known("model", ["resnet18", "custom"]))
     assert p.parse(argv=["-m", "custom"]).model == "custom" and p.parse(argv=[]).model is None
     with pytest.raises(UserError, match=r"--model resnet19 is no known model. Did you mean 'resnet18'\? Known: resnet18"):
         p.parse(argv=["-m", "resnet19"])

@@ -103,12 +103,12 @@ def test_training_moves_the_tensors_of_the_model(name, compile, uncompiled):
 @pytest.mark.parametrize("name", NAMES)
 def test_of_a_frozen_trunk_nothing_moves(name, compile, uncompiled, capsys):
     model = build_model(name, 5, 32)
-    freeze_trunk(model)
+    freeze_trunk(model, name)
     network = use_training_kernels(model, (4, 3, 32, 32), compile)
     assert not is_compiled(network)  # with frozen norms and convolutions nothing is gained
     assert ("no part of this model" in capsys.readouterr().out) is compile
     before, head = copied(model.state_dict().items()), "fc" if name == "resnet18" else "classifier"
-    set_train_mode(network, head_of(network))
+    set_train_mode(network, head_of(network, name))
     step(network)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]) is (not key.startswith(f"{head}.")), key

@@ -6,7 +6,7 @@ from torch import nn
 
 from models.build import build_model, freeze_trunk, head_of
 from models.layers import NORMS
-from models.registry import families, list_models
+from models.registry import families, list_models, unknown_model
 from utils.core import cli
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
@@ -54,20 +54,20 @@ def test_every_model_has_a_head_for_its_classes_with_the_agreed_keys(name):
     head = "fc" if hasattr(model, "fc") else "classifier"
     keys = [key for key in model.state_dict() if key.startswith(head)]
     assert keys == [f"{head}.{i}.{kind}" for i in (0, 3) for kind in ("weight", "bias")]
-    assert head_of(model) is getattr(model, head)
+    assert head_of(model, name) is getattr(model, head)
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_the_head_drops_out_as_it_was_designed_to(name):
     with torch.device("meta"):
-        (dropout,) = (module for module in head_of(build_model(name, 7, 32)) if isinstance(module, nn.Dropout))
+        (dropout,) = (module for module in head_of(build_model(name, 7, 32), name) if isinstance(module, nn.Dropout))
     assert dropout.p == (0.5 if name == "custom" or name.startswith("mobilenet") else 0.4)
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_hidden_sizes_of_the_heads(name):
     with torch.device("meta"):
-        hidden = head_of(build_model(name, 7, 32))[0].out_features
+        hidden = head_of(build_model(name, 7, 32), name)[0].out_features
     assert hidden == (512 if name.startswith("efficientnet") else 256)
 
 
@@ -122,7 +122,7 @@ def test_fashioncnn_is_another_name_of_custom():
     assert type(model) is type(build_model("custom", 3, 16)) and "fashioncnn" not in list_models()
     assert ModelCard("fashioncnn", list("abc"), 16).architecture == "custom"
     parser = cli.Parser("Test.")
-    cli.add_model(parser, list_models())
+    cli.add_model(parser, list_models(), unknown_model)
     assert parser.parse(argv=["-m", "fashioncnn"]).model == "custom"
 
 
@@ -174,5 +174,5 @@ def test_pretrained_weights_are_loaded_from_the_cache_and_their_absence_names_fi
 
 def test_a_frozen_trunk_leaves_the_head_trainable():
     model = build_model("mobilenet_v3_small", 4, 32)
-    freeze_trunk(model)
+    freeze_trunk(model, "mobilenet_v3_small")
     assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"classifier"}

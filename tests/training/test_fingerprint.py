@@ -16,6 +16,7 @@ from utils.data.splits import Dataset, Split
 from utils.training.fingerprint import data_facts, differences, fingerprint
 from utils.training.options import CHANGES, TrainOptions
 
+OPTIONS = TrainOptions(image_size=224)  # the size is settled before runs are compared
 KEPT = [name for name, how in CHANGES.items() if how is None]
 OTHER = {bool: lambda value: not value, int: lambda value: value + 1, float: lambda value: value + 0.01, str: lambda _: "other"}
 
@@ -27,10 +28,10 @@ def facts_of(options, data=None, precision="fp32"):
 
 @pytest.mark.parametrize("name", KEPT)
 def test_every_option_that_changes_the_weights_is_compared_and_both_values_are_named(name):
-    before = getattr(TrainOptions(), name)
+    before = getattr(OPTIONS, name)
     other = 300 if before is None else OTHER[type(before)](before)
-    ours = facts_of(dataclasses.replace(TrainOptions(), **{name: other}))
-    clauses = differences(facts_of(TrainOptions()).to_dict(), ours)
+    ours = facts_of(dataclasses.replace(OPTIONS, **{name: other}))
+    clauses = differences(facts_of(OPTIONS).to_dict(), ours)
     assert len(clauses) == 1 + (name == "image_size")  # of which the resize before the crop follows
     shown = 256 if name == "resize_size" else before
     assert f"{name} was {shown} in that run and is {other} now" in clauses
@@ -39,25 +40,25 @@ def test_every_option_that_changes_the_weights_is_compared_and_both_values_are_n
 @pytest.mark.parametrize("name", [name for name in CHANGES if name not in KEPT])
 def test_all_other_options_may_change(name):
     other = 301 if name == "max_epoch" else "other"
-    assert not differences(facts_of(TrainOptions()).to_dict(), facts_of(dataclasses.replace(TrainOptions(), **{name: other})))
+    assert not differences(facts_of(OPTIONS).to_dict(), facts_of(dataclasses.replace(OPTIONS, **{name: other})))
 
 
 def test_the_number_of_epochs_may_only_rise():
-    shorter = facts_of(dataclasses.replace(TrainOptions(), max_epoch=299))
-    assert differences(facts_of(TrainOptions()).to_dict(), shorter) == ["max_epoch was 300 in that run and is 299 now"]
+    shorter = facts_of(dataclasses.replace(OPTIONS, max_epoch=299))
+    assert differences(facts_of(OPTIONS).to_dict(), shorter) == ["max_epoch was 300 in that run and is 299 now"]
 
 
 def test_the_precision_is_compared_as_it_was_settled():
-    saved = facts_of(TrainOptions(), precision="bf16").to_dict()
-    assert not differences(saved, facts_of(TrainOptions(), precision="auto"))  # which then takes bf16
-    assert differences(saved, facts_of(TrainOptions())) == ["precision was bf16 in that run and is fp32 now"]
+    saved = facts_of(OPTIONS, precision="bf16").to_dict()
+    assert not differences(saved, facts_of(OPTIONS, precision="auto"))  # which then takes bf16
+    assert differences(saved, facts_of(OPTIONS)) == ["precision was bf16 in that run and is fp32 now"]
 
 
 def test_an_option_that_came_later_had_its_default(monkeypatch):
-    saved = facts_of(TrainOptions()).to_dict()
+    saved = facts_of(OPTIONS).to_dict()
     del saved["choices"]["label_smoothing"]
-    assert not differences(saved, facts_of(TrainOptions()))
-    ours = facts_of(dataclasses.replace(TrainOptions(), label_smoothing=0.1))
+    assert not differences(saved, facts_of(OPTIONS))
+    ours = facts_of(dataclasses.replace(OPTIONS, label_smoothing=0.1))
     assert differences(saved, ours) == ["label_smoothing was 0.0 in that run and is 0.1 now"]
 
 

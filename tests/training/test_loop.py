@@ -193,8 +193,8 @@ def test_times_add_up():
 
 def test_frozen_statistics_stay():
     model = build_model("resnet18", 10, 32)
-    freeze_trunk(model)
-    set_train_mode(model, head_of(model))
+    freeze_trunk(model, "resnet18")
+    set_train_mode(model, head_of(model, "resnet18"))
     before = model.bn1.running_mean.clone()
     model(torch.rand(4, 3, 32, 32))
     assert torch.equal(before, model.bn1.running_mean) and model.fc[2].training and not model.layer1.training

@@ -50,7 +50,7 @@ def test_momentum_carries_a_step_on(name):
 
 def test_only_what_is_trainable():
     model = build_model("custom", 10, 32)
-    freeze_trunk(model)
+    freeze_trunk(model, "custom")
     optimizer = build_optimizer("adamw", model, lr=0.1, weight_decay=0)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
 

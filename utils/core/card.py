@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 
 from utils.core.errors import UserError
+from utils.core.text import file_part
 
 CARD_KEY = "model_card"  # under this name in ONNX metadata and in the extra files of TorchScript and .pt2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -61,11 +62,16 @@ class ModelCard:
             self.resize_size = resize_size(self.image_size)
 
     @property
+    def file_name(self):
+        """The architecture as a part of file names: `timm/vit_tiny_patch16_224` is `timm-vit_tiny_patch16_224`."""
+        return file_part(self.architecture)
+
+    @property
     def result_name(self):
         """File name of results that depend on the architecture alone: `resnet18`, `resnet18_32px_7classes_GN`."""
         unusual = {f"{self.image_size}px": self.image_size != 224, f"{self.num_classes}classes": self.num_classes != 10}
         unusual[self.norm_type] = self.norm_type != "BN"
-        return "_".join([self.architecture, *(name for name, differs in unusual.items() if differs)])
+        return "_".join([self.file_name, *(name for name, differs in unusual.items() if differs)])
 
     @property
     def num_classes(self):

@@ -192,11 +192,16 @@ def side(low=8):
     return between(low, MOST_PIXELS)
 
 
-def add_model(parser, models, *, required_weights=False):
-    """-m/--model, -w/--weights: which network. `models` are the known names."""
+def models_in_words(models):
+    """The help of a flag for a network; `models` are the names of ours."""
+    return f"one of {', '.join(models)}, a classification network of torchvision, or timm/NAME"
+
+
+def add_model(parser, models, check, *, required_weights=False):
+    """-m/--model, -w/--weights: which network. `models` are the names of ours; `check` says what is wrong with a name."""
     group = parser.add_argument_group("model")
-    about = f"one of {', '.join(models)}; a file with a model card needs none"
-    group.add_argument("-m", "--model", type=architecture, check=known("model", models), help=about)
+    about = f"{models_in_words(models)}; a file with a model card needs none"
+    group.add_argument("-m", "--model", type=architecture, check=check, help=about)
     group.add_argument("-w", "--weights", required=required_weights, metavar="FILE", help="a checkpoint (.pth)")
     return group
 
@@ -239,10 +244,10 @@ def add_size(parser):
     return group
 
 
-def counting_parser(doc, models):
+def counting_parser(doc, models, check):
     """The flags of the scripts that run one counter: which network, how deep a table, and where."""
     parser = Parser(doc)
-    add_model(parser, models)
+    add_model(parser, models, check)
     add_size(parser)
     parser.add_argument("--max_depth", type=int, check=at_least(0), help="print the tool's table to this module depth only")
     add_device(parser)

@@ -34,9 +34,14 @@ class Registry(dict):
 
 def instead(name, known):
     """What could be meant by a name that is not among the `known` ones."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{hint}Known: {', '.join(known)}."
+    return f"{did_you_mean(name, known)}Known: {', '.join(known)}."
+
+
+def did_you_mean(name, known):
+    """A question with the nearest of the `known` names, and a space; nothing where none is near."""
+    longer = [other for other in known if name and other.startswith(str(name))]
+    near = longer or difflib.get_close_matches(str(name), known, n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 def names_in(files, table):

@@ -42,6 +42,11 @@ class Harmless:
         return getattr(self._stream, name)
 
 
+def file_part(text):
+    """`text` as a part of a file name: runs of what is no letter, digit, `_`, `.` or `-` become one `-`."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+
+
 def plural(count, noun, many=None):
     """A count with its noun: `plural(1, "file")` is `1 file`, `plural(2000, "class", "classes")` is `2,000 classes`."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"

@@ -37,7 +37,7 @@ def variants(weights, network, card, dataset):
     images, source = example_images(card, 64)
     found = [Variant("checkpoint", "fp32", pathlib.Path(weights))]
     for scheme, quantizer in QUANTIZERS.items():
-        path = folder / quantizer.file_name(card.architecture)
+        path = folder / quantizer.file_name(card.file_name)
 
         def quantize(quantizer=quantizer, path=path):
             calibration = calibration_images(dataset.train, CALIBRATION) if dataset and quantizer.calibrated else []
@@ -46,7 +46,7 @@ def variants(weights, network, card, dataset):
         found.append(Variant(quantizer.format, scheme, path, quantize, quantizer.devices))
     half = [(engine, True) for engine in exported() if "fp16" in FORMATS[engine].options]
     for engine, fp16 in [*((engine, False) for engine in exported()), *half]:
-        path = folder / f"{card.architecture}_{engine}{'_fp16' * fp16}{FORMATS[engine].suffix}"
+        path = folder / f"{card.file_name}_{engine}{'_fp16' * fp16}{FORMATS[engine].suffix}"
 
         def export(engine=engine, fp16=fp16, path=path):
             export_model(network, card, engine, path, images=images, source=source, fp16=fp16)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from models.build import build_model, check_model, freeze_trunk, head_of
+from models.build import build_model, check_model, freeze_trunk, head_of, preprocessing
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.machine import cores, keep_memory
@@ -40,13 +40,14 @@ def build_trainer(options, device, stop=None):
     decoded.
     """
     started = time.perf_counter()
+    options = replace(options, image_size=preprocessing(options.model, options.image_size, options.pretrained)["image_size"])
     check_options(options, device)
     keeps_memory = keep_memory()
     prefer_fast_matmul()
     seed_everything(options.seed)
     dataset, card = open_data(options)
     precision = announced(from_main(possible_precision, options.precision, device))
-    name = options.model + "_fp16" * (precision == "fp16")
+    name = card.file_name + "_fp16" * (precision == "fp16")
     files = RunFiles(pathlib.Path(options.path_to_save, dataset.name, name))
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device)
     saved = find_saved(options, files, run)
@@ -59,7 +60,7 @@ def build_trainer(options, device, stop=None):
     config = replace(config, precision=settle_precision(options, config, model))
     network, compiled = make_network(options, config, model)
     config = replace(config, compiled=compiled)
-    head = head_of(network) if options.freeze else None
+    head = head_of(network, options.model) if options.freeze else None
     data.workers = config.workers
     say(config.describe())
     optimizer = build_optimizer(options.optimizer, model, options.base_lr, options.weight_decay, options.momentum)
@@ -90,6 +91,8 @@ def build_trainer(options, device, stop=None):
 def check_options(options, device):
     """Raise UserError for what can be wrong with options before any data are read."""
     check_model(options.model, options.image_size, options.norm_type, options.pretrained)
+    if options.resize_size and options.resize_size < options.image_size:
+        raise UserError(f"{options.resize_size} is below {options.image_size} px, the side of the crop", option="resize_size")
     if options.norm_type == "SyncBN" and device.type == "cpu" and distributed.world_size() > 1:
         raise UserError("SyncBN in several processes needs CUDA; give BN or GN on the CPU", option="norm_type")
     if options.resume not in (None, "auto"):
@@ -108,7 +111,9 @@ def open_data(options):
     """The data set and the card of a model for it; prints what is in it."""
     with distributed.first_here_first():
         dataset = open_dataset(options.dataset, options.data_dir, options.val_fraction)
-    card = ModelCard(options.model, dataset.classes, options.image_size, options.resize_size, norm_type=options.norm_type)
+    images = preprocessing(options.model, options.image_size, options.pretrained)
+    images |= {"resize_size": options.resize_size} if options.resize_size else {}
+    card = ModelCard(options.model, dataset.classes, norm_type=options.norm_type, **images)
     for notice in dataset.notices:
         say(notice)
     sizes = ", ".join(f"{len(split):,} {split.name}" for split in (dataset.train, dataset.val, dataset.test) if split)
@@ -130,7 +135,7 @@ def make_model(options, card, device):
     """The model on its device, in channels_last, with the trunk frozen if asked for."""
     model = build_model(options.model, card.num_classes, options.image_size, options.norm_type, options.pretrained)
     if options.freeze:
-        freeze_trunk(model)
+        freeze_trunk(model, options.model)
     return model.to(device, memory_format=torch.channels_last)
 
 

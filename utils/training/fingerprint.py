@@ -94,7 +94,7 @@ def _allowed(name, then, now):
 
 
 def _model_facts(card):
-    names = ("image_size", "resize_size", "norm_type", "classes")
+    names = ("image_size", "resize_size", "interpolation", "mean", "std", "norm_type", "classes")
     return {"model": card.architecture} | {name: getattr(card, name) for name in names}
 
 

@@ -22,8 +22,8 @@ class TrainOptions:
     data_dir: str = may_change("data/")
     batch_size: int = 128
     num_workers: int = may_change(8)
-    image_size: int = 224
-    resize_size: int | None = None  # None: in the proportion 256 to 224
+    image_size: int | None = None  # px; None: that of the weights or the network
+    resize_size: int | None = None  # None: as the weights have it, or in the proportion 256 to 224
     val_fraction: float = 0.1
     cache: str = may_change("auto")
     augment: str = "default"
