@@ -50,7 +50,7 @@ def main():
         print(file.warning(), file=sys.stderr)
     card = file.card
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
-    name = "_".join(filter(None, (card.file_name, kind)))
+    name = "_".join(filter(None, (card.file_name, card.training.get("name"), kind)))
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
     protect(*(split.paths or ()))
     count = plural(len(split), "image")

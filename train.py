@@ -4,6 +4,7 @@ python3 train.py                                                   resnet18 on F
 python3 train.py -m custom --image_size 32 --max_epoch 12 --ema    a small network, in three minutes or so on two cores
 python3 train.py -d photos/ -m mobilenet_v3_small --pretrained     your own folder of class folders
 python3 train.py -d photos/ --resume auto                          go on where the last run of this kind stopped
+python3 train.py @weights/photos/resnet18/args.txt --name again    repeat a run; any flags can stand in a file
 torchrun --nproc_per_node 4 train.py --batch_size 256              four GPUs, 1024 images a step
 """
 
@@ -74,12 +75,14 @@ def parser():
                        help="on a CPU (needs g++) fuses BatchNorm + ReLU and uses Winograd where measured faster")  # fmt: skip
 
     out = p.add_argument_group("output")
-    out.add_argument("--path_to_save", default=d.path_to_save, help="checkpoints go to <path_to_save>/<dataset>/<model>/")
+    out.add_argument("--path_to_save", default=d.path_to_save, help="a run writes to <path_to_save>/<dataset>/<model>/")
     out.add_argument("--save_every", type=float, default=d.save_every, metavar="MINUTES", check=cli.at_least(0),
                      help="save last.pth also inside an epoch, so often; 0 saves after each epoch only")  # fmt: skip
+    out.add_argument("--name", metavar="RUN", check=cli.file_name, help="keeps runs apart: the folder is <model>_RUN then")
     out.add_argument("-r", "--resume", nargs="?", const="auto", metavar="FILE",
                      help="go on from a last.pth; auto, or no name, takes that of the same run")  # fmt: skip
-    out.add_argument("--tensorboard", action="store_true", help="write logs/<dataset>/<model>/<time>/")
+    out.add_argument("--no_test", action="store_true", help="leave the test images unread; for trials, judged on held-out ones")
+    out.add_argument("--tensorboard", action="store_true", help="write logs/<time>/ into the folder of the run")
     return p
 
 
@@ -130,17 +133,19 @@ def show_models(pattern):
 
 
 def main():
-    args = parser().parse(contradictions)
+    flags = parser()
+    args = flags.parse(contradictions)
     if args.list_models:
         return show_models(args.list_models)
     from utils.runtime import distributed  # not above: torch takes seconds, wrong flags are answered before
     from utils.runtime.device import choose_device
     from utils.training.build import build_trainer
 
+    options = dataclasses.replace(options_of(args), arguments=flags.as_file(args, without=["resume"]))
     device = choose_device(args.device, args.cuda)
     distributed.join_group(device)
     try:
-        signum = build_trainer(options_of(args), device).fit()
+        signum = build_trainer(options, device).fit()
     except RuntimeError as error:
         if not distributed.lost_process(error):
             raise

@@ -110,3 +110,72 @@ def test_what_argparse_refuses_is_a_sentence_too(argv):
 def test_help_shows_defaults_and_examples():
     text = parser().format_help()
     assert "What it does." in text and "python3 it.py --count 3" in text and "(default: 2)" in text
+
+
+def file_of(tmp_path, text, name="flags.txt"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return f"@{tmp_path / name}"
+
+
+def test_flags_are_read_from_a_file_in_the_place_where_it_stands(tmp_path):
+    file = file_of(tmp_path, "# a recipe\n\n--count 5   # five\n--share=0.5 --flag\n")
+    args = parser().parse(argv=["--count", "3", file])
+    assert (args.count, args.share, args.flag, args.given) == (5, 0.5, True, {"count", "share", "flag"})
+    assert parser().parse(argv=[file, "--count", "3"]).count == 3
+
+
+def test_words_of_a_file_are_split_as_a_shell_splits_them(tmp_path):
+    p = parser()
+    cli.add_model(p, ["custom"])
+    for line, weights in (
+        (r'-w "a # b.pth" # c', "a # b.pth"),
+        ("-w a#b.pth", "a#b.pth"),
+        (r"-w it\'s.pth # don't", "it's.pth"),
+    ):
+        assert p.parse(argv=[file_of(tmp_path, line)]).weights == weights
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--flag\n\n--cuont 3", "line 3: unknown flag --cuont, did you mean --count?"),
+        ("--count x", "line 1: --count: invalid int value"),
+        ("--count 0\n--share 2", "line 1: --count 0 must be 1 or more; .*line 2: --share 2.0 must be"),
+        ("--count", "line 1: --count: expected one argument"),
+        ("--flag 'x", "line 1: no closing quotation"),
+        ("\n@other.txt", "line 2: @other.txt: a file of flags cannot name another one"),
+        ("stray", "line 1: stray belongs to no flag"),
+    ],
+)
+def test_a_fault_in_a_file_of_flags_names_file_and_line(text, message, tmp_path):
+    with pytest.raises(UserError, match=f"flags.txt, {message}"):
+        parser().parse(argv=[file_of(tmp_path, text)])
+
+
+def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "image.png").write_bytes(b"\xff\xd8")
+    for name, reason in (("nothing.txt", "No such file"), ("image.png", "not a text file"), ("a\0b", "not a text file")):
+        with pytest.raises(UserError, match=f"{name} cannot be read .{reason}"):
+            parser().parse(argv=[f"@{tmp_path / name}"])
+
+
+def test_a_required_flag_may_stand_in_a_file_or_beside_it(tmp_path):
+    p = parser()
+    cli.add_model(p, ["custom"], required_weights=True)
+    assert p.parse(argv=[file_of(tmp_path, "--count 4"), "-w", "a.pth"]).count == 4
+    with pytest.raises(UserError, match="required: -w/--weights"):
+        p.parse(argv=[file_of(tmp_path, "--count 4")])
+
+
+def test_what_was_given_can_be_written_and_read_again(tmp_path):
+    p = parser()
+    cli.add_model(p, ["custom"])
+    p.add_argument("--names", nargs="+")
+    p.add_argument("--offset", type=float)
+    argv = ["--flag", "--share", "1e-6", "-w", "a '#1' b.pth", "--names", "x y", "#z", "--offset=-2", "--count", "7"]
+    args = p.parse(argv=argv)
+    text = p.as_file(args, without=["count"])
+    again = p.parse(argv=[file_of(tmp_path, text, "args.txt")])
+    assert "\n# --count 7\n" in text and again.count == 2 and again.given == args.given - {"count"}
+    assert all(getattr(again, name) == getattr(args, name) for name in again.given)
+    assert p.parse(argv=[file_of(tmp_path, p.as_file(p.parse(argv=["-w=@a"])))]).weights == "@a"

@@ -20,6 +20,7 @@ NEEDS = {  # script: flags, where {out} is the output, and the input that it nam
     "predict --csv over the model": ("predict", ["-i", "{png}", "-m", "{onnx}", "--csv", "{onnx}"], "onnx"),
     "predict --save_dir on its own folder": ("predict", ["-i", "{png}", "-m", "{onnx}", "--save_dir", "{folder}"], "png"),
     "predict_ckpoint --json over the weights": ("predict_ckpoint", ["-i", "{png}", "-w", "{pth}", "--json", "{pth}"], "pth"),
+    "eval over the file with its flags": ("eval", ["@{flags}", "-d", "digits", "--output", "{flags}"], "flags"),
     "predict --csv over the classes": ("predict", ["-i", "{png}", "-m", "{onnx}", "-c", "{txt}", "--csv", "{txt}"], "txt"),
 }  # fmt: skip
 
@@ -46,7 +47,9 @@ def test_an_input_is_never_replaced(name, originals, tmp_path, main_of):
         "onnx": folder / "model.onnx",
         "txt": folder / "classes.txt",
         "png": folder / "image.png",
+        "flags": folder / "flags.txt",
     }
+    places["flags"].write_text(f"-w {places['pth']}\n")
     link = folder / "link.onnx"
     link.symlink_to(places["pth"])
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

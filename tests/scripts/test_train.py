@@ -19,6 +19,7 @@ from models.checkpoint import load_model, read_checkpoint
 from utils.core.errors import UserError
 from utils.data.stores import ArrayStore
 from utils.runtime.device import kind_of
+from utils.training import data as training_data
 from utils.training.options import TrainOptions
 
 TINY = ("-m", "custom", "-d", "digits", "--image_size", "16", "--precision", "fp32", "--num_workers", "0")
@@ -37,7 +38,7 @@ def test_a_run_writes_everything_and_eval_reports_the_same(main_of, tmp_path):
     status, out = main_of("train", *TINY, "--max_epoch", 3, "--ema", "--base_lr", 0.01)
     folder = tmp_path / "weights" / "digits" / "custom"
     assert status == 0 and {p.name for p in folder.iterdir()} == {
-        "best_model.pth", "last.pth", "last_previous.pth", "history.json", "curves.png", "classes.txt"}  # fmt: skip
+        "best_model.pth", "last.pth", "last_previous.pth", "history.json", "curves.png", "classes.txt", "args.txt"}  # fmt: skip
     assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
     facts = final(folder)
     assert [e["epoch"] for e in facts["epochs"]] == [1, 2, 3] and facts["epochs"][-1]["lr"] == 1e-6
@@ -84,6 +85,35 @@ def test_the_same_seed_gives_the_same_weights(main_of, tmp_path):
     path = "digits/custom/best_model.pth"
     assert same_weights(tmp_path / "a" / path, tmp_path / "b" / path)
     assert not same_weights(tmp_path / "a" / path, tmp_path / "c" / path)
+
+
+def test_a_run_is_repeated_by_the_file_with_its_flags_and_kept_apart_by_a_name(main_of, tmp_path):
+    (tmp_path / "recipe.txt").write_text(" ".join(TINY) + "\n--max_epoch 1 # short\n--seed 5\n--wp_epoch 0.5\n")
+    main_of("train", "@recipe.txt", "-r")
+    digits = tmp_path / "weights" / "digits"
+    written = (digits / "custom" / "args.txt").read_text()
+    assert "\n--wp_epoch 0.5\n" in written and "\n# --resume auto\n" in written and "\n# --base_lr 0.004\n" in written
+    main_of("train", f"@{digits / 'custom' / 'args.txt'}", "--name", "again-1")
+    assert same_weights(digits / "custom" / "best_model.pth", digits / "custom_again-1" / "best_model.pth")
+    assert final(digits / "custom_again-1")["flags"]["seed"] == 5
+    main_of("train", f"@{digits / 'custom_again-1' / 'args.txt'}", "--seed", 6)  # its own record is no input that stays
+    assert "\n--seed 6\n" in (digits / "custom_again-1" / "args.txt").read_text()
+    main_of("eval", "-w", digits / "custom_again-1" / "best_model.pth")
+    assert (tmp_path / "results" / "accuracy" / "digits" / "custom_again-1.json").exists()
+
+
+def test_the_test_images_can_stay_unread(main_of, tmp_path, monkeypatch):
+    opened = []
+    whole = training_data.open_store
+    monkeypatch.setattr(training_data, "open_store", lambda split, *rest: opened.append(split.name) or whole(split, *rest))
+    _, out = main_of("train", *TINY, "--max_epoch", 2, "--no_test")
+    facts = final(tmp_path / "weights" / "digits" / "custom")
+    assert opened == ["train", "val"] and "the test images stay unread" in out
+    assert facts["test_read"] is False and facts["flags"]["no_test"] is True
+    assert facts["final"]["split"] == "val" and facts["final"]["selected_on_this_split"]
+    main_of("train", *TINY, "--max_epoch", 2, "--resume", "auto")  # the trial that was chosen is tested
+    facts = final(tmp_path / "weights" / "digits" / "custom")
+    assert facts["test_read"] is True and facts["final"]["split"] == "test"
 
 
 def test_resume_refuses_what_does_not_fit(main_of, tmp_path):
@@ -217,7 +247,7 @@ def test_tensorboard_logs(main_of, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     main_of("train", *TINY, "--max_epoch", 2, "--tensorboard")
-    (folder,) = (tmp_path / "logs" / "digits" / "custom").iterdir()
+    (folder,) = (tmp_path / "weights" / "digits" / "custom" / "logs").iterdir()
     events = EventAccumulator(str(folder)).Reload()
     names = {f"{kind}/{split}" for kind in ("loss", "Acc@1", "Acc@5") for split in ("train", "val")}
     assert names | {"learning rate", "images per second"} <= set(events.Tags()["scalars"])
@@ -237,6 +267,7 @@ def test_flags_become_options():
 
 
 MISTAKES = {
+    "name of a run": (("--name", "../x"), "--name ../x must be a name of letters"),
     "wrong model": (("-m", "resnet19"), "--model resnet19 is no known model. Did you mean 'resnet18'"),
     "missing folder": (("-d", "./nowhere"), "./nowhere does not exist"),
     "unknown data set": (("-d", "digit"), "Did you mean 'digits'"),

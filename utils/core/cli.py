@@ -10,6 +10,8 @@ import sys
 from utils.core import errors
 from utils.core.card import architecture
 from utils.core.errors import UserError
+from utils.core.files import protect
+from utils.core.flag_files import RECORD, flag_line, flag_lines
 from utils.core.registry import instead
 
 MOST_PIXELS = 4096  # along a side; the memory of one step grows with its square
@@ -46,6 +48,7 @@ MEANT = {
     "topk": "k top_k",
     "threshold": "conf confidence",
     "resume": "continue",
+    "name": "run run_name experiment exp exp_name",
     "output json save_dir path_to_save": "out o output_dir out_dir outdir save save_path destination",
 }
 
@@ -71,6 +74,11 @@ def between(low, high, closed=True):
     return check
 
 
+def file_name(value):
+    """Check: the value can be part of the name of a folder."""
+    return None if re.fullmatch(r"[\w.+=,-]{1,80}", value) else "must be a name of letters, digits, and - _ . + = , alone"
+
+
 def known(noun, names):
     """Check: the value is one of `names`; `noun` is what they name ("model")."""
     return lambda value: None if value in names else f"is no known {noun}. {instead(value, names)}"
@@ -79,14 +87,19 @@ def known(noun, names):
 class Parser(argparse.ArgumentParser):
     """argparse with defaults in the help, `check=` on a flag, hints for unknown flags, and every fault reported at once.
 
-    `parse(cross_checks)` takes functions from the parsed arguments to a list of faults (sentences), and raises one
-    UserError for all the faults there are. `args.given` is the set of the flags that stood on the command line.
+    `@FILE` stands for the flags in a file (utils.core.flag_files). `parse(cross_checks)` takes functions from the parsed
+    arguments to a list of faults (sentences), and raises one UserError for all the faults there are. `args.given` is the set
+    of the flags that stood on the command line or in a file.
     """
 
     def __init__(self, doc):
         about, _, usage = doc.strip().partition("\n\n")
         super().__init__(
-            description=about, epilog=usage, usage="%(prog)s [flags]", formatter_class=_Formatter, allow_abbrev=False
+            description=about,
+            epilog=usage,
+            usage="%(prog)s [flags] [@FILE of flags]",
+            formatter_class=_Formatter,
+            allow_abbrev=False,
         )
         self.checks, self.unknown = {}, []
 
@@ -110,8 +123,59 @@ class Parser(argparse.ArgumentParser):
         """The parsed arguments. Raises UserError with all faults; the cross-flag checks run once the ranges are right."""
         argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
         errors.flags = {action.dest: self._flag(action) for action in self._actions}
-        self.unknown = [self._hint(word.split("=")[0]) for word in argv if self._is_unknown(word)]
-        args, rest = self.parse_known_args(argv)
+        argv = self._with_files(argv)
+        args, faults = self._parse_words(argv)
+        args.given = self._given(argv)
+        for check in cross_checks if not faults else ():
+            faults += check(args)
+        if faults:
+            raise UserError("; ".join(faults))
+        return args
+
+    def as_file(self, args, without=()):
+        """Lines for a file that `@FILE` reads: what was given, and as comments the defaults and the flags of `without`."""
+        lines = [f"# python {self.prog} @{RECORD} repeats this run; what is commented out is a default, or not repeated"]
+        for action in self._actions:
+            value = getattr(args, action.dest, None)
+            if value is not None and value is not False:
+                comment = "" if action.dest in args.given - set(without) else "# "
+                lines.append(comment + flag_line(self._flag(action), value))
+        return "\n".join(lines) + "\n"
+
+    def _with_files(self, argv):
+        """The words of a command line, with the flags of a file in the place of `@FILE`."""
+        words, faults = [], []
+        for word in argv:
+            if not word.startswith("@"):
+                words.append(word)
+                continue
+            path = word[1:]
+            for number, line in flag_lines(path):
+                faults += [f"{path}, line {number}: {fault}" for fault in self._faults_alone(line)]
+                words += line
+            if os.path.basename(path) != RECORD:  # which the repeated run writes again
+                protect(path)
+        if faults:
+            raise UserError("; ".join(faults))
+        return words
+
+    def _faults_alone(self, words):
+        """The faults of some words of a command line, whatever else may be missing on it."""
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        try:
+            return self._parse_words(words)[1]
+        except UserError as error:
+            return [str(error)]
+        finally:
+            for action in required:
+                action.required = True
+
+    def _parse_words(self, words):
+        """`(arguments, faults)`. Raises UserError for what leaves no arguments to look at."""
+        self.unknown = [self._hint(word.split("=")[0]) for word in words if self._is_unknown(word)]
+        args, rest = self.parse_known_args(words)
         faults = list(self.unknown)
         if rest and not faults:
             faults.append(f"{' '.join(rest)} belongs to no flag")
@@ -121,12 +185,7 @@ class Parser(argparse.ArgumentParser):
                 fault = value is not None and self._fault(action, value)
                 if fault:
                     faults.append(" ".join(filter(None, (self._flag(action), str(value), fault))))
-        args.given = self._given(argv)
-        for check in cross_checks if not faults else ():
-            faults += check(args)
-        if faults:
-            raise UserError("; ".join(faults))
-        return args
+        return args, faults
 
     def error(self, message):  # argparse calls this for a value of the wrong type, a missing flag, a wrong choice
         raise UserError("; ".join(self.unknown) or f"{message.removeprefix('argument ')} (see --help)")

@@ -47,8 +47,7 @@ def build_trainer(options, device, stop=None):
     seed_everything(options.seed)
     dataset, card = open_data(options)
     precision = announced(from_main(possible_precision, options.precision, device))
-    name = card.file_name + "_fp16" * (precision == "fp16")
-    files = RunFiles(pathlib.Path(options.path_to_save, dataset.name, name))
+    files = RunFiles(run_folder(options, card, dataset, precision))
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device)
     saved = find_saved(options, files, run)
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
@@ -77,13 +76,15 @@ def build_trainer(options, device, stop=None):
     if plan.rank:  # each process draws its own dropout
         seed_everything((options.seed + 1_000_003 * plan.rank + state.step) % 2**32)
     files.write_classes(card.classes)
+    files.write_arguments(options.arguments)
     facts = {name: getattr(options, name) for name in ("dataset", "data_dir", "val_fraction", "seed")}
+    facts |= {"name": options.name} if options.name else {}
     card.training = facts | {"epochs": options.max_epoch, "precision": config.precision}
     loss_options = {"label_smoothing": options.label_smoothing}
     if options.class_weights:
         loss_options["weight"] = data.class_weights()
     step = Step(distributed.synchronised(network, device), config, schedule, loss_options, options.clip_grad, head)
-    board = Board(pathlib.Path("logs", *files.folder.parts[-2:])) if options.tensorboard and plan.rank == 0 else None
+    board = Board(files.folder / "logs") if options.tensorboard and plan.rank == 0 else None
     stop = stop or Interruptions(device, options.save_every)
     return Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
 
@@ -97,6 +98,12 @@ def check_options(options, device):
         raise UserError("SyncBN in several processes needs CUDA; give BN or GN on the CPU", option="norm_type")
     if options.resume not in (None, "auto"):
         from_main(check_training_state, options.resume)
+
+
+def run_folder(options, card, dataset, precision):
+    """`<path_to_save>/<data set>/<model>`, with `_fp16` for that precision and `_<name>` for a run that has a name."""
+    parts = [card.file_name, "fp16" if precision == "fp16" else None, options.name]
+    return pathlib.Path(options.path_to_save, dataset.name, "_".join(filter(None, parts)))
 
 
 def announced(answer):
@@ -118,6 +125,9 @@ def open_data(options):
         say(notice)
     sizes = ", ".join(f"{len(split):,} {split.name}" for split in (dataset.train, dataset.val, dataset.test) if split)
     say(f"{dataset.name}: {plural(card.num_classes, 'class', 'classes')}, {sizes} images at {card.image_size} px")
+    if options.no_test and dataset.test:
+        say("the test images stay unread: this run is judged by the held-out images alone")
+        dataset.test = None
     return dataset, card
 
 

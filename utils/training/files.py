@@ -8,6 +8,7 @@ from models.checkpoint import read_checkpoint, save_checkpoint
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.files import replacing, write_json, write_text
+from utils.core.flag_files import RECORD
 from utils.evaluation import plots
 from utils.runtime.distributed import from_main, on_main
 from utils.training.fingerprint import differences, notices
@@ -21,12 +22,12 @@ class RunFiles:
         self.best, self.last = self.folder / "best_model.pth", self.folder / "last.pth"
         self.previous = self.folder / "last_previous.pth"  # what `last` was before: if it is damaged, a run goes on from here
         self.history, self.curves = self.folder / "history.json", self.folder / "curves.png"
-        self.classes = self.folder / "classes.txt"
+        self.classes, self.arguments = self.folder / "classes.txt", self.folder / RECORD
         self.continues = False  # whether `last` is of this run, and not of another one that this one replaces
         on_main(self.folder.mkdir, parents=True, exist_ok=True)
 
     def __iter__(self):
-        return iter((self.best, self.last, self.history, self.curves, self.classes))
+        return iter((self.best, self.last, self.history, self.curves, self.classes, self.arguments))
 
     def save_last(self, state, card, run, plan):
         """The training state, from which a run resumes, with the Fingerprint of `run`; the one before is kept.
@@ -52,6 +53,9 @@ class RunFiles:
 
     def write_classes(self, classes):
         on_main(write_text, self.classes, "\n".join(classes) + "\n")
+
+    def write_arguments(self, text):
+        on_main(write_text, self.arguments, text)
 
     def write_history(self, facts):
         on_main(write_json, self.history, facts)

@@ -58,9 +58,8 @@ def differences(saved, ours):
     changed = {name: values for name, values in changed.items() if not _allowed(name, *values)}
     clauses = [f"{name} was {then} in that run and is {now} now" for name, (then, now) in changed.items()]
     if "data" in saved and not {"classes", "val_fraction"} & changed.keys():  # of which other splits would only follow
-        clauses += [
-            clause for split in ("train", "val", "test") for clause in _split_differences(split, saved["data"], ours.data)
-        ]
+        splits = ["train", "val"] + ["test"] * ("test" in saved["data"] and "test" in ours.data)  # which may stay unread
+        clauses += [clause for split in splits for clause in _split_differences(split, saved["data"], ours.data)]
     return clauses
 
 

@@ -60,9 +60,12 @@ class TrainOptions:
     # output
     path_to_save: str = may_change("weights/")
     save_every: float = may_change(15.0)  # minutes between two saves inside an epoch; 0 saves after each epoch only
+    name: str | None = may_change(None)  # of the run, for its folder
     resume: str | None = may_change(None)
+    no_test: bool = may_change(False)
     tensorboard: bool = may_change(False)
     flags: dict = field(default_factory=dict, metadata={"changes": FREE})  # the command line, for history.json
+    arguments: str = field(default="# not started from a command line\n", metadata={"changes": FREE})  # for args.txt
 
     @property
     def plain_from(self):

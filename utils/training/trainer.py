@@ -168,6 +168,7 @@ class Trainer:
         state, total = self.state, time.perf_counter() - self.started
         seconds = {name: round(value, 3) for name, value in vars(self.clock).items()} | {"total": round(total, 3)}
         facts = {"flags": self.options.flags, "epochs": state.history, "best": state.best, "final": final, "seconds": seconds}
+        facts["test_read"] = self.data.dataset.test is not None
         self.files.write_history(facts)
         self.files.draw_curves(state.history, f"{self.options.model} on {self.data.dataset.name}")
         if final:
