@@ -3,7 +3,7 @@ DATA_DIR ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-narrow test-all lint docs setup clean
+.PHONY: demo test test-narrow test-faults test-all lint docs setup clean
 
 setup: $(VENV)/.installed
 
@@ -22,12 +22,16 @@ demo: setup
 
 # Half the cores' worth of processes would wait for each other's threads: one thread each, one process a core.
 test: setup
-	OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto -m "not slow and not faults"
+
+# Damaged and crafted files by the thousand, killed runs, full disks: docs/reliability.md has the figures.
+test-faults: setup
+	OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto -m faults
 
 # What depends on the processor, with the instruction sets of an older one: no AVX-512, VNNI or bf16.
 test-narrow: setup
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 DATA_DIR=$(DATA_DIR) $(BIN)/python -m pytest -n auto \
-		-m "not slow" tests/export tests/kernels tests/runtime tests/training tests/inference tests/scripts/test_quantize.py \
+		-m "not slow and not faults" tests/export tests/kernels tests/runtime tests/training tests/inference tests/scripts/test_quantize.py \
 		tests/scripts/test_benchmark.py tests/scripts/test_export.py tests/scripts/test_train.py
 
 test-all: setup

@@ -5,6 +5,7 @@ import pickle
 import re
 
 import torch
+from torch import nn
 
 from models.build import build_model, default_size
 from models.half import with_half_weights
@@ -50,9 +51,19 @@ def read_checkpoint(path):
         raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
     if isinstance(contents, dict) and contents and all(isinstance(v, torch.Tensor) for v in contents.values()):
         contents = {"model": contents}
-    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
+    if not isinstance(contents, dict) or not are_weights(contents.get("model")):
         raise UserError(f"{path} holds no weights: a checkpoint is {{'model': state_dict}} or a state_dict")
     return contents
+
+
+def are_weights(value):
+    """Whether `value` is a state_dict: dense tensors on the CPU, of real numbers, by name."""
+    return isinstance(value, dict) and all(isinstance(key, str) and _is_dense(item) for key, item in value.items())
+
+
+def _is_dense(value):
+    is_tensor = type(value) in (torch.Tensor, nn.Parameter) and value.device.type == "cpu"
+    return is_tensor and value.layout == torch.strided and not (value.is_quantized or value.is_complex())
 
 
 def load_model(path, model=None, classes=None, image_size=None):
@@ -64,13 +75,13 @@ def load_model(path, model=None, classes=None, image_size=None):
     weights that do not fit.
     """
     contents = read_checkpoint(path)
-    average = contents.get("ema") if "choices" in contents else None
-    state = (average or contents)["model"]
+    state = _averaged(contents) or contents["model"]
     if "card" in contents:
         card = ModelCard.from_dict(contents["card"], path)
         card = _agreed(path, card, model, classes, image_size)
     else:
         card = _card_from_weights(path, state, model, classes, image_size)
+    _check_size(card, state, path)
     network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
     if card.needs.get("dtype"):
         network = with_half_weights(network, getattr(torch, card.needs["dtype"]))
@@ -96,8 +107,8 @@ def open_network(model=None, weights=None, num_classes=None, image_size=None):
     return network, card
 
 
-def load_strictly(network, state, path, name):
-    """Load a state_dict into `network`; a mismatch raises UserError that lists the keys and shapes that differ."""
+def load_strictly(network, state, path, name, only_check=False):
+    """Load a state_dict into `network`, or `only_check` it; a mismatch raises UserError that lists the keys and shapes."""
     own = network.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
@@ -110,7 +121,21 @@ def load_strictly(network, state, path, name):
     faults = [f"{kind} {_few(keys)}" for kind, keys in kinds.items() if keys]
     if faults:
         raise UserError(f"the weights in {path} are not those of {name}: {'; '.join(faults)}")
-    network.load_state_dict(state)
+    if not only_check:
+        network.load_state_dict(state)
+
+
+def _averaged(contents):
+    """The averaged weights of a training state that has them, else None."""
+    average = contents.get("ema") if "choices" in contents else None
+    return average["model"] if isinstance(average, dict) and are_weights(average.get("model")) else None
+
+
+def _check_size(card, state, path):
+    """Hold the weights against the network that the card names before it takes memory, which the card's numbers decide."""
+    with torch.device("meta"):
+        network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
+    load_strictly(network, state, path, card.architecture, only_check=True)
 
 
 def _few(keys, most=4):

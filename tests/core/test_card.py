@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 from utils.core.card import ModelCard, read_classes, resize_size
 from utils.core.errors import UserError
 
+PRINTABLE = st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"))
+CLASSES = st.lists(st.text(PRINTABLE, min_size=1, max_size=9), min_size=1, max_size=9)
+
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.text(max_size=9), min_size=1, max_size=9), st.integers(8, 1024), st.sampled_from(["BN", "GN"]))
+@given(CLASSES, st.integers(8, 1024), st.sampled_from(["BN", "GN"]))
 def test_json_there_and_back(classes, image_size, norm_type):
     card = ModelCard("resnet18", classes, image_size, norm_type=norm_type, training={"epoch": 3})
     assert ModelCard.from_json(card.to_json()) == card
@@ -38,7 +41,7 @@ def test_bits_of_the_weights():
     assert card.weight_bits is None and card.replace(scheme="fp16").weight_bits is None
     assert card.replace(scheme="int8").weight_bits == card.replace(scheme="int8-dynamic").weight_bits == 8
     assert card.replace(scheme="int8", quantization={"weight_bits": 7}).weight_bits == 7
-    for broken, words in ((None, "not readable"), ([], "not readable"), ({"weight_bits": "many"}, "have many bits")):
+    for broken, words in ((None, "not readable"), ([], "not readable"), ({"weight_bits": "many"}, "weight_bits")):
         with pytest.raises(UserError, match=words):
             ModelCard.from_dict(card.to_dict() | {"quantization": broken}, "x.onnx")
 
@@ -55,7 +58,7 @@ def test_classes_are_read_one_a_line(tmp_path):
 
 def test_a_card_that_asks_for_another_resizing_is_refused():
     values = ModelCard("custom", ["a"]).to_dict() | {"interpolation": "bicubic"}
-    with pytest.raises(UserError, match="asks for bicubic resizing"):
+    with pytest.raises(UserError, match=r"must be bilinear.* not 'bicubic'"):
         ModelCard.from_dict(values, "x.onnx")
 
 

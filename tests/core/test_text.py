@@ -5,7 +5,7 @@ import os
 import pytest
 
 from utils.core.files import replacing, write_json, write_text
-from utils.core.text import Harmless, plural, printable, si, table
+from utils.core.text import Harmless, file_part, plural, printable, si, table
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -71,3 +71,21 @@ def test_nothing_that_is_printed_steers_the_terminal():
 def test_bytes_that_are_no_text_come_back_from_json(tmp_path):
     path = write_json(tmp_path / "a.json", {"image": "\udcff.png"})
     assert json.loads(path.read_text()) == {"image": "\udcff.png"}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("resnet18", "resnet18"),
+        ("../../x", "x"),
+        ("timm/vit_tiny", "timm-vit_tiny"),
+        ("a b\n$(c)", "a-b-c"),
+        (".hidden", "hidden"),
+        ("Füße 鞋", "Füße-鞋"),
+        ("", "unnamed"),
+        ("..", "unnamed"),
+        ("x" * 500, "x" * 120),
+    ],
+)
+def test_no_text_forms_a_path(text, part):
+    assert file_part(text) == part

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
+import re
 from dataclasses import dataclass, field
 
 from utils.core.errors import UserError
-from utils.core.text import file_part
+from utils.core.text import file_part, printable
 
 CARD_KEY = "model_card"  # under this name in ONNX metadata and in the extra files of TorchScript and .pt2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -17,6 +19,14 @@ UNMARKED = {  # what quantized files need that are from before their cards said 
     "int8-dynamic": {"weight_bits": 8, "devices": ["cpu"], "arithmetic": {"cpu": "Linear layers compute in int8"}},
 }
 ALIASES = {"fashioncnn": "custom"}  # other names of architectures, which people may give
+NORM_TYPES = ("BN", "GN", "LN", "IN", "SyncBN")
+MOST_PIXELS = 4096  # along a side; the memory of one step grows with its square
+MOST_CLASSES = 1 << 20
+LONGEST_NAME = 1000  # characters of a class name
+MOST_TEXT = 64 << 20  # bytes of a card
+MOST_DEPTH = 20  # of lists and dicts in each other
+PLAIN_NAME = re.compile(r"([a-z]+/)?\w[\w.-]{0,99}\Z")  # of an architecture, perhaps with its library
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z")
 
 
 def architecture(name):
@@ -37,6 +47,8 @@ class ModelCard:
     quantization of the weights, `training` holds what the training run wants remembered (data set, epochs, scores), and
     `parity` is the certificate that an export was compared with its checkpoint. `quantization` is what the scheme says that
     the file needs to run, and how it was made: see `needs`.
+
+    Every value is held to CHECKS when the card is made, from a file or by ourselves: UserError names the first that fails.
     """
 
     architecture: str
@@ -55,11 +67,20 @@ class ModelCard:
     invented_classes: bool = False  # the file names no classes: they are "0", "1", … and match no others
 
     def __post_init__(self):
+        for name, (is_right, must_be) in CHECKS.items():
+            value = getattr(self, name)
+            if not (is_plain(value) and is_right(value)):
+                raise UserError(f"{name} must be {must_be}, not {_short(value)}")
         self.architecture = architecture(self.architecture)
-        self.classes = [str(name) for name in self.classes]
+        self.classes = list(self.classes)
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         if self.resize_size is None:
             self.resize_size = resize_size(self.image_size)
+        if self.resize_size < self.image_size:
+            raise UserError(f"resize_size {self.resize_size} is below image_size {self.image_size}")
+        if self.scheme and not self.needs:
+            known = ", ".join(UNMARKED)
+            raise UserError(f"scheme {self.scheme} is not known (known: {known}), and quantization does not say what it needs")
 
     @property
     def file_name(self):
@@ -122,32 +143,105 @@ class ModelCard:
         """Raises UserError for a card that this version cannot read; unknown keys of a later version are left out."""
         names = {f.name for f in dataclasses.fields(cls)}
         try:
-            card = cls(**{key: value for key, value in values.items() if key in names})
-            card.quantization.items()  # None and lists raise
-            needs = (card.weight_bits, card.needs.get("dtype"), {*card.devices}, card.needs.get("arithmetic", {}).values())
-        except (TypeError, AttributeError) as error:
-            raise UserError(f"the model card in {source} is not readable ({error}); name architecture and classes") from None
-        _check_needs(source, *needs)
-        if card.interpolation != "bilinear":
-            raise UserError(f"the model card in {source} asks for {card.interpolation} resizing; only bilinear is known here")
-        return card
+            if not isinstance(values, dict):
+                raise UserError(f"it is {_short(values)} instead of names with values")
+            missing = {"architecture", "classes"} - values.keys()
+            if missing:
+                raise UserError(f"it lacks {' and '.join(sorted(missing))}")
+            return cls(**{key: value for key, value in values.items() if key in names})
+        except UserError as error:
+            raise UserError(f"the model card in {source} is not readable: {error}") from None
 
     @classmethod
     def from_json(cls, text, source="the file"):
+        """A card from JSON, text or bytes in UTF-8; errors are those of `from_dict`."""
         try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"the model card in {source} is not JSON ({error}); name architecture and classes") from None
+            values = json.loads(text) if len(text) <= MOST_TEXT else None
+        except (ValueError, RecursionError) as error:
+            reason = str(error).partition(":")[0][:80]
+            raise UserError(f"the model card in {source} is not readable: it is not JSON ({printable(reason)})") from None
         return cls.from_dict(values, source)
 
 
-def _check_needs(source, bits, dtype, devices, words):
-    if bits not in (None, 7, 8):
-        raise UserError(f"the model card in {source} says that its integer weights have {bits} bits; 7 and 8 are known")
-    if dtype not in (None, "float16", "bfloat16"):
-        raise UserError(f"the model card in {source} says that its weights are {dtype!r}; float16 and bfloat16 are known")
-    if not all(isinstance(text, str) and text.isprintable() for text in (*devices, *words)):
-        raise UserError(f"the model card in {source} does not say in plain text what computes where")
+def is_plain(value, depth=MOST_DEPTH):
+    """Whether a value is what JSON holds: text, finite numbers, true, false, null, and lists and dicts of them."""
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(is_plain(item, depth - 1) for item in value)
+    if isinstance(value, dict):
+        return depth > 0 and all(isinstance(key, str) and is_plain(item, depth - 1) for key, item in value.items())
+    return value is None or isinstance(value, str | bool) or _is_number(value, -(2**63), 2**64)
+
+
+def _is_number(value, low, high):
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+
+
+def _is_whole(value, low, high):
+    return isinstance(value, int) and _is_number(value, low, high)
+
+
+def _is_text(value, most=LONGEST_NAME):
+    """Not empty, not long, and nothing in it that steers a terminal."""
+    return isinstance(value, str) and 0 < len(value) <= most and printable(value) == value
+
+
+def _are_numbers(value, low, high):
+    return isinstance(value, list | tuple) and len(value) == 3 and all(_is_number(item, low, high) for item in value)
+
+
+def _are_classes(value):
+    return isinstance(value, list | tuple) and 0 < len(value) <= MOST_CLASSES and all(map(_is_text, value))
+
+
+def _is_record(value, **checks):
+    """A plain dict, whose values under the names of `checks`, where there are any, pass them."""
+    return isinstance(value, dict) and is_plain(value) and all(check(value[k]) for k, check in checks.items() if k in value)
+
+
+def _says_where(value):
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _are_words(value):
+    return isinstance(value, list | tuple) and all(isinstance(word, str) and WORD.match(word) for word in value)
+
+
+def _short(value, most=60):
+    """A value in few words; of a list with unsuitable names the first of them."""
+    if isinstance(value, list | tuple):
+        value = next((item for item in value if isinstance(item, str) and not _is_text(item)), value)
+    text = printable(repr(value)) if is_plain(value) else f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+TRAINING = {  # what other parts read from there
+    "dataset": _is_text,
+    "data_dir": _is_text,
+    "val_fraction": lambda value: _is_number(value, 0, 1),
+}
+NEEDS = {  # see ModelCard.needs
+    "arithmetic": _says_where,
+    "devices": lambda value: _are_words(value) and set(value) <= {"cpu", "cuda"},
+    "dtype": lambda value: value in (None, "float16", "bfloat16"),
+    "weight_bits": lambda value: value in (None, 7, 8),
+    "cpu_features": _are_words,
+}
+CHECKS = {  # field of the card: (what its value must pass, the same in words)
+    "architecture": (lambda v: isinstance(v, str) and PLAIN_NAME.match(v), "a plain name"),
+    "classes": (_are_classes, f"a list of 1 to {MOST_CLASSES:,} printable names of up to {LONGEST_NAME:,} characters"),
+    "image_size": (lambda v: _is_whole(v, 1, MOST_PIXELS), f"a whole number from 1 to {MOST_PIXELS}"),
+    "resize_size": (lambda v: v is None or _is_whole(v, 1, 2 * MOST_PIXELS), f"a whole number up to {2 * MOST_PIXELS}"),
+    "interpolation": (lambda v: v == "bilinear", "bilinear, the only resizing known here"),
+    "mean": (lambda v: _are_numbers(v, -1000, 1000), "three numbers"),
+    "std": (lambda v: _are_numbers(v, 1e-4, 1000), "three numbers above 0"),
+    "norm_type": (lambda v: v in NORM_TYPES, f"one of {', '.join(NORM_TYPES)}"),
+    "scheme": (lambda v: v is None or (isinstance(v, str) and WORD.match(v)), "a plain name"),
+    "with_preprocessing": (lambda v: isinstance(v, bool), "true or false"),
+    "training": (lambda v: _is_record(v, **TRAINING), "facts by name"),
+    "parity": (lambda v: _is_record(v), "facts by name"),
+    "quantization": (lambda v: _is_record(v, **NEEDS), f"facts by name ({', '.join(NEEDS)}), in plain text"),
+    "invented_classes": (lambda v: isinstance(v, bool), "true or false"),
+}
 
 
 def read_classes(path):
@@ -160,4 +254,7 @@ def read_classes(path):
         raise UserError(f"{path} cannot be read ({reason})", option="classes") from None
     if not names:
         raise UserError(f"{path} holds no class names; write one a line", option="classes")
+    for name in names:
+        if not _is_text(name):
+            raise UserError(f"{path} holds a name that is too long or not printable: {_short(name)}", option="classes")
     return names

@@ -42,9 +42,13 @@ class Harmless:
         return getattr(self._stream, name)
 
 
-def file_part(text):
-    """`text` as a part of a file name: runs of what is no letter, digit, `_`, `.` or `-` become one `-`."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+def file_part(text, most=120):
+    """`text` as one part of a file name: letters, digits, `_`, `.` and `-` stay, all others become `-`; never empty or hidden.
+
+    `most` is in bytes, so that what is put before and after it still makes a name.
+    """
+    name = re.sub(r"[^\w.-]+", "-", str(text)).encode("utf-8", "replace")[:most].decode("utf-8", "ignore").strip("-.")
+    return name or "unnamed"
 
 
 def plural(count, noun, many=None):

@@ -61,7 +61,10 @@ def dataset_of(card, dataset=None, data_dir=None):
     name = dataset or facts.get("dataset")
     if name is None:
         raise UserError("the model card names no data set; say which", option="dataset")
-    opened = open_dataset(name, data_dir or facts.get("data_dir", "data/"), facts.get("val_fraction", 0.1))
+    place = data_dir or facts.get("data_dir", "data/")
+    if not data_dir and not is_present(name, place):
+        place = "data/"  # nothing is downloaded to where a file says
+    opened = open_dataset(name, place, facts.get("val_fraction", 0.1))
     match_classes(opened, card)
     return opened
 

@@ -14,6 +14,7 @@ from utils.core.errors import UserError
 from utils.core.images import middle, preprocess
 from utils.core.integrity import verify
 from utils.core.machine import saturates
+from utils.core.text import file_part
 from utils.inference.formats import FORMATS, format_of
 
 RAW_LONGEST = 64  # an image for a graph that resizes it is at most so many times as long as wide; else that takes gigabytes
@@ -63,9 +64,9 @@ def wants_cuda(device):
 class Predictor:
     """What the readers share: the card, preparing one image, and feeding batches in the size that the file takes.
 
-    A reader is called with (path, device, threads). It sets `device` ("cpu" or "cuda") and `card_text` (JSON or None), where
-    its file fixes them also `fixed_batch`, `fixed_size` (pixels) and `num_outputs`, and gives `_run(batch)`, which may raise
-    RuntimeError for a batch that does not fit.
+    A reader is called with (path, device, threads). It sets `device` ("cpu" or "cuda") and `card_text` (JSON as text or bytes,
+    or None), where its file fixes them also `fixed_batch`, `fixed_size` (pixels) and `num_outputs`, and gives `_run(batch)`,
+    which may raise RuntimeError for a batch that does not fit.
     """
 
     engine = None  # its name in FORMATS; `open_predictor` sets it
@@ -89,7 +90,9 @@ class Predictor:
         else:
             if image_size and self.fixed_size and image_size != self.fixed_size:
                 raise UserError(f"{image_size}: {self.path} takes only {self.fixed_size} pixels", option="image_size")
-            card = ModelCard(model or self.path.stem, classes, image_size or self.fixed_size or 224)
+            card = ModelCard(model or file_part(self.path.stem, 100), classes, image_size or self.fixed_size or 224)
+        if self.fixed_size not in (None, card.image_size):
+            raise UserError(f"the card of {self.path} says {card.image_size} px, but the file takes only {self.fixed_size}")
         count = self.num_outputs or card.num_classes
         if classes is not None and len(classes) != count:
             raise UserError(f"{len(classes)} classes are named, but {self.path} answers with {count}", option="classes")

@@ -38,7 +38,10 @@ class OnnxPredictor(Predictor):
                 raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({_reason(error)})") from None
 
         self.session = open_session(["CPUExecutionProvider"])
-        self.card_text = self.session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        try:
+            self.card_text = self.session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        except UnicodeDecodeError:
+            raise UserError(f"{path} has metadata that are not text; it is damaged") from None
         if cuda and (device == "cuda" or self._is_for_cuda()):
             self.session = open_session(_cuda_first(onnxruntime))
         self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"

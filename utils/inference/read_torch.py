@@ -33,8 +33,7 @@ class TorchPredictor(Predictor):
         except Exception as error:  # both loaders raise whatever their parser meets
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{path} is no file that this torch {torch.__version__} can load ({reason})") from None
-        text = extra[CARD_KEY]
-        self.card_text = text.decode() if isinstance(text, bytes) else text
+        self.card_text = extra[CARD_KEY]
 
     def _check(self, path):
         """Raises UserError for a file that must not be given to torch."""

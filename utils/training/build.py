@@ -20,6 +20,7 @@ from utils.runtime.device import prefer_fast_matmul, share_cores
 from utils.runtime.distributed import from_main, say
 from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
 from utils.training.batches import BatchPlan
+from utils.training.checks import check_fit
 from utils.training.data import TrainingData
 from utils.training.ema import ModelEMA
 from utils.training.files import RunFiles, check_training_state, find_earlier_run
@@ -207,6 +208,7 @@ def describe_optimisation(options, plan, schedule):
 def resume(state, saved, options, files, plan, steps):
     """Load what was `saved` by an earlier run, if anything, and print where this run begins."""
     if saved:
+        check_fit(saved, state, options, steps, files.last if options.resume == "auto" else options.resume)
         state.load_state_dict(saved, next(state.model.parameters()).device)
         if saved["batches"] != plan.kept:
             state.group, state.step = 0, state.epoch * steps  # the batches differ, so the interrupted epoch starts again

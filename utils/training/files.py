@@ -11,6 +11,7 @@ from utils.core.files import replacing, write_json, write_text
 from utils.core.flag_files import RECORD
 from utils.evaluation import plots
 from utils.runtime.distributed import from_main, on_main
+from utils.training.checks import check_parts
 from utils.training.fingerprint import differences, notices
 
 
@@ -76,6 +77,7 @@ def read_training_state(path):
         raise DamagedState(str(error), error.option) from None
     if "optimizer" not in saved or "choices" not in saved:
         raise UserError(f"{path} holds weights but no training state; give the last.pth of the run", option="resume")
+    check_parts(saved, path)
     return saved
 
 

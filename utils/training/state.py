@@ -84,7 +84,8 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]  # what this run was told, which the file cannot change
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.group, self.step = state["epoch"], state["group"], state["step"]
