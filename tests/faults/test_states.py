@@ -12,7 +12,7 @@ import torch
 from models.checkpoint import read_checkpoint, save_checkpoint
 from utils.core.errors import UserError
 from utils.training.build import build_trainer
-from utils.training.checks import PARTS, check_parts
+from utils.training.checks import LATER, PARTS, check_parts
 from utils.training.options import TrainOptions
 
 OPTIONS = {"dataset": "digits", "model": "custom", "image_size": 8, "batch_size": 512, "val_fraction": 0.8, "ema": True,
@@ -114,6 +114,11 @@ CRAFTED = {
     "card of other classes": put("card", "classes", value=["a"]),
     "choices": put("choices", "ema", value=torch.zeros(2)),
     "batches": put("batches", value=[0, 0, 0]),
+    "card without a precision": put("card", "training", value={}),
+    "choice of another kind": put("choices", "max_epoch", value="many"),
+    "processes": put("machine", "processes", value="two"),
+    "no data of a split": put("data", "train", value={}),
+    "checksum": put("data", "train", "contents", value=3),
 }
 
 
@@ -143,7 +148,7 @@ def test_what_training_writes_passes(whole):
 
 
 def test_parts_of_another_kind_are_named(whole):
-    for part in PARTS:
+    for part in PARTS.keys() - LATER:
         state = dict(whole[1])
         del state[part]
         with pytest.raises(UserError, match=f"{part} is missing"):
@@ -153,9 +158,9 @@ def test_parts_of_another_kind_are_named(whole):
             try:
                 check_parts(whole[1] | {part: value}, "last.pth")
             except UserError as error:
-                assert f"last.pth is no training state to go on with: {part} must be" in str(error)
+                assert f"last.pth is no training state to go on with: {part} must be" in str(error) or part == "card"
                 refused += 1
-        assert refused >= 5 or part == "batches"
+        assert refused >= 5
 
 
 QUICK = ("torch random state of ones", "numpy position", "moment of another shape", "group", "weight of another shape")

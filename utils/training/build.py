@@ -208,7 +208,7 @@ def describe_optimisation(options, plan, schedule):
 def resume(state, saved, options, files, plan, steps):
     """Load what was `saved` by an earlier run, if anything, and print where this run begins."""
     if saved:
-        check_fit(saved, state, options, steps, files.last if options.resume == "auto" else options.resume)
+        check_fit(saved, state, options, plan, steps, files.last if options.resume == "auto" else options.resume)
         state.load_state_dict(saved, next(state.model.parameters()).device)
         if saved["batches"] != plan.kept:
             state.group, state.step = 0, state.epoch * steps  # the batches differ, so the interrupted epoch starts again

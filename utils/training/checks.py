@@ -4,13 +4,16 @@ torch and NumPy trust what they are given: a random state of the wrong kind ends
 a traceback an hour later.
 """
 
+import dataclasses
+
 import torch
 from torch import nn
 
 from models.checkpoint import are_weights, load_strictly
-from utils.core.card import is_plain
+from utils.core.card import ModelCard, is_plain
 from utils.core.errors import UserError
 from utils.training.optim import build_optimizer
+from utils.training.options import TrainOptions
 
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
@@ -18,23 +21,24 @@ SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growt
 def check_parts(saved, path):
     """Raise UserError, naming the part, where a training state that was read from `path` has not the types of PARTS."""
     for name, (is_right, must_be) in PARTS.items():
-        if name not in saved:
+        if name not in saved and (name not in LATER or saved.keys() & LATER):
             raise _unusable(path, f"{name} is missing")
-        if not is_right(saved[name]):
+        if name in saved and not is_right(saved[name]):
             raise _unusable(path, f"{name} must be {must_be}")
+    ModelCard.from_dict(saved["card"], path)
 
 
-def check_fit(saved, state, options, steps, path):
+def check_fit(saved, state, options, plan, steps, path):
     """Raise UserError where a training state that passed `check_parts` does not fit the TrainState of a run.
 
-    `options` are the TrainOptions of the run, `steps` the optimizer steps of its epoch.
+    `options` are the TrainOptions of the run, `plan` its BatchPlan, `steps` the optimizer steps of its epoch.
     """
     load_strictly(state.model, saved["model"], path, options.model, only_check=True)
     if bool(saved["ema"]) != bool(state.ema):
         raise _unusable(path, "ema must be there if, and only if, the run has one")
     if state.ema:
         load_strictly(state.ema.model, saved["ema"]["model"], path, options.model, only_check=True)
-    if saved["group"] >= steps:
+    if saved["group"] >= steps and saved["batches"] == plan.kept:
         raise _unusable(path, f"group must be below the {steps} steps of an epoch")
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     like = _state_of_one(options)
@@ -172,6 +176,39 @@ def _is_python(value):
     return words and value[-1] <= 624
 
 
+def _are_choices(value):
+    """Plain values by name; those that are numbers in TrainOptions are numbers or None."""
+    if not isinstance(value, dict) or not is_plain(value):
+        return False
+    numbers = {field.name for field in dataclasses.fields(TrainOptions) if type(field.default) in (int, float)}
+    return _are_numbers(value[name] for name in numbers & value.keys() if value[name] is not None)
+
+
+def _are_data(value):
+    """Count and checksums of each split."""
+    keys = {"images", "names and labels", "contents"}
+    return is_plain(value) and isinstance(value, dict) and all(
+        isinstance(split, dict) and split.keys() >= keys and _is_count(split["images"])
+        and all(isinstance(split[key], str) for key in split.keys() - {"images"})
+        for split in value.values()
+    )  # fmt: skip
+
+
+def _is_machine(value):
+    return is_plain(value) and isinstance(value, dict) and _is_count(value.get("processes"))
+
+
+def _is_card(value):
+    """A dict with the precision of the run; what else is in it is checked as in every card."""
+    training = value.get("training") if isinstance(value, dict) else None
+    return isinstance(training, dict) and training.get("precision", "fp32") in ("fp32", "bf16", "fp16")
+
+
+def _are_batches(value):
+    return isinstance(value, list) and len(value) == 3 and all(_is_count(item) and item for item in value)
+
+
+LATER = {"data", "machine"}  # parts that older versions did not write, neither of them
 PARTS = {  # of a training state: (what it must pass, the same in words)
     "model": (are_weights, "weights by name"),
     "ema": (_is_average, "nothing, or averaged weights with their decay"),
@@ -184,7 +221,9 @@ PARTS = {  # of a training state: (what it must pass, the same in words)
     "history": (lambda value: isinstance(value, list) and all(map(_is_record, value)), "a list of epochs with their scores"),
     "totals": (lambda value: value is None or _is_tensor(value, torch.float64, (4,)), "nothing, or four sums"),
     "rng": (_is_random_state, "the states of four random generators"),
-    "card": (lambda value: isinstance(value, dict), "a model card"),
-    "choices": (lambda value: isinstance(value, dict) and is_plain(value), "choices by name"),
-    "batches": (is_plain, "how the images of an epoch were divided"),
+    "card": (_is_card, "a model card, with the precision of the run"),
+    "choices": (_are_choices, "choices by name"),
+    "batches": (_are_batches, "three counts: how the images of an epoch were divided"),
+    "data": (_are_data, "counts and checksums of the splits"),
+    "machine": (_is_machine, "facts by name, with the number of processes"),
 }

@@ -137,7 +137,8 @@ def bring_best(path, files, saved):
         saved["best"] = {}
         return []
     try:
-        facts = read_checkpoint(best).get("card", {}).get("training", {})
+        contents = read_checkpoint(best)
+        facts = ModelCard.from_dict(contents["card"], best).training if "card" in contents else {}
     except UserError as error:
         saved["best"] = {}
         return [f"{error}; the best model is looked for again among the epochs that are left"]
