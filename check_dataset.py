@@ -17,8 +17,9 @@ import collections
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import protect, write_json, write_text
-from utils.core.text import csv_text, plural, printable, table
+from utils.core.text import csv_text, plural, printable, shortened, table
 
+NAME = 40  # characters of a class that are shown
 SHOWN = 20  # rows of the table of findings
 FOUND = 1  # the exit status where something was found
 
@@ -83,7 +84,7 @@ def as_json(counts, facts, findings, notices):
 def show(report, findings, classes):
     """The counts, then the findings: one line a kind, and the first SHOWN of all."""
     counts = report["images"]
-    rows = [[c, *(f"{split[c]:,}" for split in counts.values())] for c in classes]
+    rows = [[shortened(c, NAME), *(f"{split[c]:,}" for split in counts.values())] for c in classes]
     rows.append(["all", *(f"{sum(split.values()):,}" for split in counts.values())])
     lines = [table(["class", *counts], rows), ""]
     if report["short side"]:

@@ -13,9 +13,9 @@ from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import read_classes
 from utils.core.errors import run
-from utils.core.files import RESULTS, protect, write_json
+from utils.core.files import RESULTS, protect, write_json, write_text
 from utils.core.machine import keep_memory
-from utils.core.text import plural
+from utils.core.text import csv_text, plural, printable, shortened
 
 
 def parser():
@@ -35,7 +35,8 @@ def main():
 
     from utils.data.samples import open_split  # not above, as what follows: the flags are answered without torch
     from utils.evaluation import plots
-    from utils.evaluation.metrics import summarise
+    from utils.evaluation.evaluate import mistakes
+    from utils.evaluation.metrics import CONFUSION, confusions, summarise
     from utils.export.measure import answers_of
     from utils.inference.predictors import open_predictor
     from utils.runtime.device import choose_device, describe_machine
@@ -54,7 +55,7 @@ def main():
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
     protect(*(split.paths or ()))
     count = plural(len(split), "image")
-    print(f"{name} on {dataset.name} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
+    print(f"{name} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
@@ -65,29 +66,25 @@ def main():
         "precision": file.arithmetic,
         "batch_size": args.batch_size,
     }
+    wrong = mistakes(evaluation, split, card.classes)
+    result["mistakes"] = [dict(zip(("class", "answer", "probability", "image"), item[1:], strict=True)) for item in wrong]
     path = pathlib.Path(args.output or RESULTS / "accuracy" / dataset.name / f"{name}.json")
     write_json(path, result)
-    plots.confusion_matrix(
-        result["confusion matrix"], card.classes, path.with_name(f"{path.stem}_confusion.png"), f"{name}, {split.name}"
-    )
-    plots.mistakes(worst(evaluation, split, card), path.with_name(f"{path.stem}_mistakes.png"), "Most confident mistakes")
+    beside = {what: path.with_name(f"{path.stem}_{what}") for what in ("confusion.png", "mistakes.png", "confusions.csv")}
+    plots.confusion_matrix(result["confusion matrix"], card.classes, beside["confusion.png"], f"{name}, {split.name}")
+    plots.mistakes(wrong, beside["mistakes.png"], "Most confident mistakes")
+    if len(card.classes) > plots.MOST_CLASSES:
+        write_text(beside["confusions.csv"], csv_text(CONFUSION, confusions(result["confusion matrix"], card.classes)))
+    else:
+        del beside["confusions.csv"]
     print(describe(result))
-    print("\n".join(["written:", f"  {path}", f"  {path.stem}_confusion.png and {path.stem}_mistakes.png beside it"]))
-
-
-def worst(evaluation, split, card, most=24):
-    """The wrong answers with the highest probability: (image, true class, answer, probability)."""
-    probability, answer = evaluation.logits.softmax(1).max(1)
-    wrong = (answer != evaluation.labels).nonzero().flatten()
-    wrong = wrong[probability[wrong].argsort(descending=True)][:most].tolist()
-    names = card.classes
-    return [(split.image(i), names[evaluation.labels[i]], names[answer[i]], probability[i].item()) for i in wrong]
+    print("\n".join(["written:", f"  {path}", f"  {' and '.join(file.name for file in beside.values())} beside it"]))
 
 
 def describe(result):
     """Every metric that is shown, the speed, and the three classes with the lowest F1."""
     weakest = sorted(result["per class"].items(), key=lambda item: item[1]["F1"])[:3]
-    names = ", ".join(f"{name} (F1 {values['F1']:.3f})" for name, values in weakest)
+    names = ", ".join(f"{printable(shortened(name, 40))} (F1 {values['F1']:.3f})" for name, values in weakest)
     from utils.evaluation.metrics import lines
 
     return "\n".join([*lines(result), f"{result['images/s']:.0f} images/s", f"weakest classes: {names}"])

@@ -1,11 +1,15 @@
 """What stands in the figures: read back from matplotlib's objects, as they are when they are written."""
 
+import pathlib
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from utils.core import fonts
 from utils.evaluation import plots
 
 
@@ -42,8 +46,8 @@ def test_the_confusion_matrix_has_true_classes_as_rows_and_answers_as_columns(dr
     figure = draw(plots.confusion_matrix, [[6, 2, 0], [0, 1, 3], [0, 0, 0]], ["ant", "bee", "cat"])
     axis = figure.axes[0]
     (image,) = axis.images
-    np.testing.assert_allclose(image.get_array(), [[0.75, 0.25, 0], [0, 0.25, 0.75], [0, 0, 0]])  # shares of the row
-    assert image.get_clim() == (0, 1)
+    np.testing.assert_allclose(image.get_array(), [[75, 25, 0], [0, 25, 75], [0, 0, 0]])  # shares of the row, per cent
+    assert image.get_clim() == (0, 100)
     numbers = {text.get_position(): text.get_text() for text in axis.texts}  # (column, row)
     assert numbers == {(0, 0): "6", (1, 0): "2", (1, 1): "1", (2, 1): "3"}
     assert (axis.get_ylabel(), axis.get_xlabel(), axis.get_title()) == ("true class", "answer", "a title")
@@ -58,13 +62,64 @@ def test_a_confusion_matrix_of_many_classes_has_no_numbers(draw):
     assert not figure.axes[0].texts and len(figure.axes[0].get_xticklabels()) == 31
 
 
-def test_mistakes_show_each_image_with_the_answer_and_the_truth(draw):
+@pytest.mark.parametrize("count", [41, 120])
+def test_of_many_classes_the_most_confused_are_drawn(draw, count):
+    matrix = np.diag(np.full(count, 60))
+    matrix[7, 33] = 20
+    matrix[np.arange(10, 33), 0] = 10
+    figure = draw(plots.confusion_matrix, matrix, [f"class {i}" for i in range(count)])
+    axis = figure.axes[0]
+    names = words(axis.get_xticklabels())
+    assert names == words(axis.get_yticklabels()) == [f"class {i}" for i in (0, 7, *range(10, 32), 33)]
+    assert f"the 25 most confused of {count} classes" in axis.get_title()
+    assert axis.images[0].get_array()[1, 24] == 25 and axis.images[0].get_array()[1, 1] == 75  # shares of all answers
+
+
+NAMES = {  # what is given -> what is drawn
+    "$\\frac{$": "$\\frac{$",
+    "a\nb\x1b[2J": r"a\nb\x1b[2J",
+    "\u202egnp": r"\u202egnp",
+    "a very long name of a class of images": "a very long …s of images",
+    "\udcff": r"\udcff",
+    "مرحبا": "مرحبا",
+}
+
+
+def test_names_of_strangers_are_drawn_as_they_are(draw):
+    figure = draw(plots.confusion_matrix, np.eye(len(NAMES), dtype=int), list(NAMES))
+    labels = figure.axes[0].get_xticklabels()
+    assert words(labels) == list(NAMES.values()) and max(map(len, words(labels))) <= 24
+    assert not any(label.get_parse_math() for label in labels)
+
+
+def test_a_font_is_taken_for_characters_that_the_first_one_lacks(draw, recwarn):
+    if len(fonts.families("中国")) == 1:
+        pytest.skip("no font with Chinese is installed")
+    figure = draw(plots.confusion_matrix, np.eye(2, dtype=int), ["中国", "\U000f0000"])  # no font has the second
+    chosen = figure.axes[0].get_xticklabels()[0].get_fontfamily()
+    assert (
+        set(fonts.families("中国")) <= set(chosen)
+        and chosen[0] == fonts.FIRST
+        and not [w for w in recwarn if "Glyph" in str(w.message)]
+    )
+
+
+def test_every_colour_is_of_the_palette_for_all_eyes():
+    source = pathlib.Path(plots.__file__).read_text()
+    assert "#" not in "".join(re.findall(r'"#[0-9a-f]{6}"', source)).replace('"#dddddd"', "")  # but for a background
+
+
+def test_mistakes_show_each_image_with_the_answer_and_the_truth_and_its_file(draw):
     colours = [(i, 0, 0) for i in range(8)]
-    items = [(Image.new("RGB", (5, 4), c), f"true {c[0]}", f"answer {c[0]}", 0.99 - c[0] / 10) for c in colours]
+    items = [
+        (Image.new("RGB", (5, 4), c), f"true {c[0]}", f"answer {c[0]}", 0.99 - c[0] / 10, f"a/b/photo {c[0]}.png")
+        for c in colours
+    ]
     figure = draw(plots.mistakes, items)
     shown = [axis for axis in figure.axes if axis.images]
     assert len(figure.axes) == 12 and [axis.images[0].get_array()[0, 0, 0] for axis in shown] == list(range(8))
     assert shown[0].get_title() == "answer 0 (0.99)\nis true 0" and shown[7].get_title() == "answer 7 (0.29)\nis true 7"
+    assert words(shown[7].texts) == ["b/photo 7.png"]
     assert not any(axis.axison for axis in figure.axes) and figure.get_suptitle() == "a title"
 
 
@@ -82,9 +137,9 @@ def test_training_curves_are_the_history(draw):
     figure = draw(plots.training_curves, history)
     loss, accuracy, rate = figure.axes
     assert curve(loss, "train") == [[1, 2, 3, 4], [2.0, 1.5, 1.0, 0.5]] and curve(loss, "val") == [[2, 4], [1.7, 1.2]]
-    assert curve(accuracy, "train") == [[1, 2, 3, 4], [0.2, 0.4, 0.6, 0.8]] and curve(accuracy, "val") == [[2, 4], [0.3, 0.5]]
-    assert (loss.get_title(), accuracy.get_title()) == ("loss", "Acc@1") and legend(loss) == ["train", "val"]
-    assert list(rate.get_lines()[0].get_ydata()) == [0.1, 0.2, 0.01, 0.001] and rate.get_yscale() == "log"
+    assert curve(accuracy, "train") == [[1, 2, 3, 4], [20, 40, 60, 80]] and curve(accuracy, "val") == [[2, 4], [30, 50]]
+    assert (loss.get_title(), accuracy.get_title()) == ("loss", "Acc@1, %") and legend(loss) == ["train", "val"]
+    assert list(rate.get_lines()[0].get_ydata()) == [0.1, 0.2, 0.01, 0.001] and rate.get_yscale() == "linear"
     assert figure.get_suptitle() == "a title"
 
 
@@ -143,6 +198,7 @@ def test_the_benchmark_has_a_bar_for_each_file_the_first_on_top(draw):
     panels = {axis.get_title(): axis for axis in figure.axes}
     assert len(panels) == 5 and words(figure.axes[0].get_yticklabels()) == ["PyTorch fp32", "PyTorch fp16"]
     assert figure.axes[0].yaxis_inverted()
+    assert words(figure.legends[0].get_texts()) == ["32-bit weights", "fewer bits"]
 
     def lengths(title):
         (found,) = bars(panels[title], horizontal=True).values()
@@ -192,7 +248,8 @@ def test_scaling_has_a_line_for_each_batch_and_thread_count(draw):
 
     rows = [measured(1, 8, 32, 9), measured(1, 8, 64, 7), measured(2, 8, 32, 6), measured(2, 8, 64, 5)]
     (axis,) = draw(plots.scaling, rows).axes
-    assert legend(axis) == ["1 thread, batch 8", "2 threads, batch 8"]
+    (key,) = axis.figure.legends
+    assert words(key.get_texts()) == ["1 thread, batch 8", "2 threads, batch 8"]
     lines = [container.lines for container in axis.containers]
     assert [[list(v) for v in points.get_data()] for points, _, _ in lines] == [[[32, 64], [9, 7]], [[32, 64], [6, 5]]]
     (whiskers,) = lines[0][2]

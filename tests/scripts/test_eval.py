@@ -1,14 +1,18 @@
+import csv
 import json
+import pathlib
 import re
 
 import pytest
 import torch
+from conftest import make_photos
 from digits_checkpoint import checkpoint as save_trained
 
 from models.build import build_model
 from models.checkpoint import load_model, save_checkpoint
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
+from utils.core.text import printable
 from utils.data.datasets import open_dataset
 from utils.data.loader import eval_batches
 from utils.evaluation.metrics import METRICS, metric
@@ -122,3 +126,29 @@ def test_a_mistake_is_one_sentence(name, checkpoint, main_of, tmp_path):
     with pytest.raises(UserError) as error:
         main_of("eval", *flags)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_mistakes_are_named_by_their_files(main_of, tmp_path, figures):
+    photos = make_photos(tmp_path / "photos", classes=("$a$", "=b", "c\nd"))
+    card = ModelCard("custom", ["$a$", "=b", "c\nd"], 16, training={"dataset": str(photos)})
+    save_checkpoint(tmp_path / "m.pth", {"model": build_model("custom", 3, 16).state_dict(), "card": card.to_dict()})
+    main_of("eval", "-w", "m.pth", "--output", "a.json")
+    wrong = json.loads((tmp_path / "a.json").read_text())["mistakes"]
+    assert wrong and all(pathlib.Path(item["image"]).parent.name == item["class"] != item["answer"] for item in wrong)
+    below = [axis.texts[0].get_text() for axis in figures[1].axes if axis.images]
+    assert below == [printable("/".join(pathlib.Path(item["image"]).parts[-2:])) for item in wrong]
+
+
+def test_many_classes_have_their_confusions_as_a_table(main_of, tmp_path):
+    names = [f"={number}" for number in range(41)]
+    photos = make_photos(tmp_path / "photos", classes=names, train=1, val=1)
+    card = ModelCard("custom", names, 16, training={"dataset": str(photos)})
+    save_checkpoint(tmp_path / "m.pth", {"model": build_model("custom", 41, 16).state_dict(), "card": card.to_dict()})
+    out = main_of("eval", "-w", "m.pth", "--output", "a.json")[1]
+    rows = list(csv.DictReader((tmp_path / "a_confusions.csv").open()))
+    matrix = json.loads((tmp_path / "a.json").read_text())["confusion matrix"]
+    pairs = sum(count > 0 for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j)
+    assert "a_confusions.csv beside it" in out and len(rows) == pairs
+    for row in rows:  # names that a spreadsheet would compute have an apostrophe
+        true, answer = (names.index(row[key].removeprefix("'")) for key in ("class", "answer"))
+        assert int(row["images"]) == matrix[true][answer] and float(row["share of the class"]) == 1

@@ -56,6 +56,12 @@ def plural(count, noun, many=None):
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
+def shortened(text, most):
+    """`text` with at most `most` characters: a longer one loses its middle, as in `a very lon…its end`."""
+    end = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
 def si(value, unit="", digits=4):
     """A quantity with its metric prefix: `si(1819000000, "MAC")` is `1.819 GMAC`."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

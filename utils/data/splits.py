@@ -31,6 +31,10 @@ class Split:
             return load_image(self.paths[index])
         return Image.fromarray(self.arrays[index].squeeze()).convert("RGB")
 
+    def place(self, index):
+        """Where an image is from: its path, or `test image 12`, counted from 0."""
+        return f"{self.name} image {index}" if self.paths is None else str(self.paths[index])
+
     def subset(self, indices, name=None):
         """The split of the images at `indices`, in that order."""
         indices = np.asarray(indices, dtype=np.int64)

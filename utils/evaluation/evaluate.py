@@ -38,6 +38,15 @@ def evaluate(predict, batches):
     return Evaluation(torch.cat(logits), torch.cat(labels), seconds)
 
 
+def mistakes(evaluation, split, classes, most=24):
+    """The wrong answers with the highest probability: (Pillow image, true class, answer, probability, file)."""
+    probability, answer = evaluation.logits.softmax(1).max(1)
+    wrong = (answer != evaluation.labels).nonzero().flatten()
+    wrong = wrong[probability[wrong].argsort(descending=True)][:most].tolist()
+    facts = ((i, classes[evaluation.labels[i]], classes[answer[i]], probability[i].item()) for i in wrong)
+    return [(split.image(i), *values, split.place(i)) for i, *values in facts]
+
+
 def gather(evaluation):
     """The whole evaluation, in order, from the shards of all processes; itself where there is one process."""
     if world_size() == 1:

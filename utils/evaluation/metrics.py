@@ -31,7 +31,7 @@ class Metric:
     - "split": one value that JSON can hold.
 
     A metric is left out where the network has fewer than `least_classes` classes. `shown` turns the reported value into
-    text; with None it stands in the JSON alone. `curve` draws it by epoch in curves.png.
+    text; with None it stands in the JSON alone. `curve` draws it by epoch in curves.png, in per cent where it is a `share`.
     """
 
     function: Callable
@@ -41,6 +41,7 @@ class Metric:
     macro: bool = True
     shown: Callable | None = decimals
     curve: bool = False
+    share: bool = False
 
     def __call__(self, logits, labels):
         """What is reported of the answers; for a metric of classes, the values of all of them as a tensor (C,)."""
@@ -64,7 +65,7 @@ def cross_entropy(logits, labels):
     return torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
 
 
-@metric("Acc@1", per="image", curve=True)
+@metric("Acc@1", per="image", curve=True, share=True)
 def top1(logits, labels):
     return topk_hits(logits, labels, 1)
 
@@ -171,6 +172,19 @@ def summarise(logits, labels, classes):
         for label, value in zip(classes, values.tolist(), strict=True):
             each.setdefault(label, {})[name] = value
     return result
+
+
+CONFUSION = ("class", "answer", "images", "share of the class")  # the columns of `confusions`
+
+
+def confusions(matrix, classes):
+    """A row for each pair of a class and a wrong answer that occurs, the most frequent first."""
+    totals = [max(1, sum(row)) for row in matrix]
+    wrong = [
+        (count, true, answer) for true, row in enumerate(matrix) for answer, count in enumerate(row) if count and true != answer
+    ]
+    wrong.sort(key=lambda item: (-item[0], item[1:]))
+    return [(classes[true], classes[answer], count, round(count / totals[true], 4)) for count, true, answer in wrong]
 
 
 def lines(result):

@@ -1,22 +1,18 @@
 """Every figure that the scripts write, with matplotlib; nothing else imports it."""
 
-import matplotlib
+import itertools
+import pathlib
+
 import matplotlib.pyplot as plt
 import numpy as np
 
-from utils.core.files import replacing
+from utils.core.images import LONGEST, middle
+from utils.core.text import plural
 from utils.evaluation.metrics import METRICS
+from utils.evaluation.style import BLUE, GREY, LIGHT_GREY, ORANGE, PALETTE, PURPLE, legible, plain, save
 
-matplotlib.use("Agg")
-
-BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#8a8a8a"
-
-
-def save(figure, path):
-    """Write a figure, atomically, and close it."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+MOST_CLASSES, MOST_CONFUSED = 40, 25  # above the first, a confusion matrix shows the second: more labels cannot be read
+TITLE, FILE = 90, 30  # characters of a title, and of the path of an image
 
 
 def image_grid(images, mean, std, columns=8):
@@ -32,69 +28,84 @@ def image_grid(images, mean, std, columns=8):
 
 
 def training_curves(history, path, title):
-    """Metrics that have a `curve`, and the learning rate, by epoch, from the "epochs" of a history.json."""
-    epochs = [record["epoch"] for record in history]
-    names = [name for name, metric in METRICS.items() if metric.curve]
-    panels = len(names) + 1
+    """Metrics that have a `curve`, and the learning rate, by epoch, from the "epochs" of a history.json; shares in per cent."""
+    metrics = {name: metric for name, metric in METRICS.items() if metric.curve}
+    panels = len(metrics) + 1
     figure, axes = plt.subplots(1, panels, figsize=(1 + 4 * panels, 3.6), layout="constrained")
-    for axis, name in zip(axes, names, strict=False):
+    for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
         for split, colour in (("train", GREY), ("val", BLUE)):
-            points = [(r["epoch"], r[split][name]) for r in history if name in r.get(split, ())]
+            points = [(r["epoch"], r[split][name] * (100 if metric.share else 1)) for r in history if name in r.get(split, ())]
             if points:
                 axis.plot(*zip(*points, strict=True), color=colour, label=split, marker="o" if len(points) < 30 else None, ms=3)
-        axis.set(title=name, xlabel="epoch")
+        axis.set(title=f"{name}, %" if metric.share else name, xlabel="epoch")
         axis.legend(frameon=False)
-    axes[-1].plot(epochs, [record["lr"] for record in history], color=ORANGE)
-    axes[-1].set(title="learning rate at the end of the epoch", xlabel="epoch", yscale="log")
+    epochs = [record["epoch"] for record in history]
+    axes[-1].plot(epochs, [r["lr"] for r in history], color=ORANGE, marker="o" if len(history) < 30 else None, ms=3)
+    axes[-1].set(title="learning rate at the end of the epoch", xlabel="epoch")
+    axes[-1].set_ylim(bottom=0)
     for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title)
+    figure.suptitle(legible(title, TITLE))
     save(figure, path)
 
 
 def confusion_matrix(matrix, classes, path, title):
-    """Rows are the true classes, columns the answers; shades are shares of the row, numbers are images."""
+    """Rows are the true classes, columns the answers; shades are shares of the row, numbers are images.
+
+    Of more than MOST_CLASSES classes the MOST_CONFUSED are drawn: those with the most wrong answers, given or got.
+    """
+    save(draw_confusion(matrix, classes, title), path)
+
+
+def draw_confusion(matrix, classes, title):
+    """What `confusion_matrix` writes, as a Figure."""
     matrix = np.asarray(matrix)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    side = min(max(4.0, 0.55 * len(classes) + 2), 30)
+    title = legible(title, TITLE)
+    if len(classes) > MOST_CLASSES:
+        wrong = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()
+        shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CONFUSED])
+        title += f"\nthe {MOST_CONFUSED} most confused of {plural(len(classes), 'class', 'classes')}"
+        matrix, shares, classes = matrix[np.ix_(shown, shown)], shares[np.ix_(shown, shown)], [classes[i] for i in shown]
+    names = [legible(name) for name in classes]
+    side = min(max(4.0, 0.45 * len(names) + 2), 20)
     figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(shown, ax=axis, fraction=0.046, label="share of the true class")
+    image = axis.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axis, fraction=0.046, label="share of the true class, %")
     axis.set(title=title, xlabel="answer", ylabel="true class")
-    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(classes)), classes)
-    if len(classes) <= 30:
-        for (row, column), value in np.ndenumerate(matrix):
-            if value:
-                axis.text(
-                    column,
-                    row,
-                    value,
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if shares[row, column] > 0.5 else "black",
-                )
-    save(figure, path)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(names)), names)
+    for (row, column), value in np.ndenumerate(matrix) if len(names) <= 30 else ():
+        if value:
+            light = shares[row, column] > 0.5
+            size = 8 if value < 1000 else 6
+            axis.text(column, row, value, ha="center", va="center", fontsize=size, color="white" if light else "black")
+    return figure
 
 
 def mistakes(items, path, title):
-    """Images with what they are and what they were taken for: items of (Pillow image, true, answer, probability)."""
+    """Images with what they are and what they were taken for: items of (Pillow image, true, answer, probability, file)."""
+    save(draw_mistakes(items, title), path)
+
+
+def draw_mistakes(items, title):
+    """What `mistakes` writes, as a Figure."""
     columns = min(6, max(1, len(items)))
     rows = max(1, -(-len(items) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(2.1 * columns, 2.5 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(2.1 * columns, 2.6 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (image, true, answer, probability) in zip(axes.flat, items, strict=False):
-        axis.imshow(image)
-        axis.set_title(f"{answer} ({probability:.2f})\nis {true}", fontsize=9)
-    figure.suptitle(title if items else f"{title}: none")
-    save(figure, path)
+    for axis, (image, true, answer, probability, file) in zip(axes.flat, items, strict=False):
+        axis.imshow(middle(image, LONGEST))
+        axis.set_title(f"{legible(answer, 20)} ({probability:.2f})\nis {legible(true, 24)}", fontsize=9)
+        below = {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 6, "color": GREY}
+        axis.text(0.5, -0.03, legible("/".join(pathlib.PurePath(file).parts[-2:]), FILE), **below)
+    figure.suptitle(legible(title if items else f"{title}: none", TITLE))
+    return figure
 
 
-LAYER_COLOURS = {"convolution": BLUE, "linear": ORANGE, "attention": "#7b4fa3", "normalisation": GREY, "other": "#c9c9c9"}
+LAYER_COLOURS = {"convolution": BLUE, "linear": ORANGE, "attention": PURPLE, "normalisation": GREY, "other": LIGHT_GREY}
 
 
 def layer_costs(layers, path, title):
@@ -114,7 +125,7 @@ def layer_costs(layers, path, title):
                 axis.bar(places[own], values[own] / factor, color=colour, width=0.9, label=kind)
         axis.set_ylabel(f"{name} of the layer ({unit})" if unit else f"{name} of the layer")
         axis.spines["top"].set_visible(False)
-        axis.legend(frameon=False, loc="upper center", ncols=4)
+        axis.legend(frameon=False, loc="upper center", ncols=5)
         axis.set_ylim(top=axis.get_ylim()[1] * 1.12)  # room for the legend
         share = axis.twinx()
         share.step(places, 100 * values.cumsum() / max(values.sum(), 1), where="mid", color="black", lw=1)
@@ -123,7 +134,7 @@ def layer_costs(layers, path, title):
     ticks, names = _blocks([layer["module"] for layer in layers])
     axes[1].set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axes[1].set_xlim(-0.7, len(layers) - 0.3)
-    figure.suptitle(title)
+    figure.suptitle(legible(title, TITLE))
     save(figure, path)
 
 
@@ -171,11 +182,12 @@ def benchmark(rows, path, title):
             axis.set_xlim(0, 1.3 * values.max())  # a whisker of a disturbed run would shrink all the bars to nothing
         axis.set(title=name)
         axis.title.set_size(10)
-        axis.grid(axis="x", alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis, "x")
+    meanings = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (BLUE, ORANGE)]
+    figure.legend(meanings, ["32-bit weights", "fewer bits"], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes[0].set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes[0].invert_yaxis()
-    figure.suptitle(title)
+    figure.suptitle(legible(title, TITLE))
     save(figure, path)
 
 
@@ -207,15 +219,18 @@ def receptive_field(pixels, box, heat, path, titles):
 
 def scaling(rows, path, title):
     """Time per image and pixel, median and extremes, against the image size, a line for each batch and thread count."""
-    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    for threads, batch in sorted({(row["threads"], row["batch"]) for row in rows}):
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    lines = sorted({(row["threads"], row["batch"]) for row in rows})
+    colours = dict(zip(sorted({batch for _, batch in lines}), itertools.cycle(PALETTE), strict=False))
+    dashes = dict(zip(sorted({threads for threads, _ in lines}), itertools.cycle(("-", "--", ":", "-.")), strict=False))
+    for threads, batch in lines:
         mine = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
         label = f"{threads} thread{'s' * (threads != 1)}, batch {batch}"
         median, least, most = (np.array([r["ns per pixel"][key] for r in mine]) for key in ("median", "min", "max"))
         errors = [median - least, most - median]
-        axis.errorbar([r["image_size"] for r in mine], median, errors, marker="o", ms=4, capsize=2, elinewidth=1, label=label)
+        look = {"color": colours[batch], "ls": dashes[threads], "marker": "os^D"[list(dashes).index(threads) % 4], "ms": 4}
+        axis.errorbar([r["image_size"] for r in mine], median, errors, capsize=2, elinewidth=1, label=label, **look)
     axis.set(title=title, xlabel="image size, px", ylabel="training time, ns per pixel", ylim=(0, None))
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
+    plain(axis)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)  # beside the lines, which end anywhere
     save(figure, path)
