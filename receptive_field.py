@@ -114,7 +114,7 @@ def draw(image, card, field, heat, effective, path):
         f"effective field, about {effective['effective_size']:.0f} px across",
         f"{card.architecture} at {card.image_size} px ({state}, {effective['images']})",
     )
-    pixels = resize_and_crop(image, card.image_size, card.resize_size)
+    pixels = resize_and_crop(image, card.image_size, card.resize_size, card.interpolation)
     plots.receptive_field(pixels, (top, left, bottom, right), heat.numpy(), path, titles)
 
 

@@ -99,10 +99,7 @@ def preprocessing(name, image_size=None, pretrained=False):
     """
     name = architecture(name)
     if pretrained:
-        images = _source(name).weights_of(name).preprocessing(image_size)
-        if images["interpolation"] != "bilinear":  # cards know no other
-            raise UserError(f"the weights of {name} want {images['interpolation']} resizing", option="pretrained")
-        return images
+        return _source(name).weights_of(name).preprocessing(image_size)
     return {"image_size": image_size or default_size(name)}
 
 

@@ -13,9 +13,20 @@ from sklearn.datasets import load_digits
 from torchvision import transforms
 
 from utils.core import images as images_module
-from utils.core.card import ModelCard
+from utils.core.card import INTERPOLATIONS, ModelCard
 from utils.core.errors import UserError
-from utils.core.images import LONGEST, ODD, crop_origin, load_image, middle, preprocess, resize_and_crop, resize_shorter, to_rgb
+from utils.core.images import (
+    FILTERS,
+    LONGEST,
+    ODD,
+    crop_origin,
+    load_image,
+    middle,
+    preprocess,
+    resize_and_crop,
+    resize_shorter,
+    to_rgb,
+)
 from utils.data.samples import generated_images
 
 
@@ -26,7 +37,7 @@ def digits(count):
 def torchvisions(image, card):
     """What torchvision makes of an RGB image: (1, 3, S, S)."""
     steps = [
-        transforms.Resize(card.resize_size),
+        transforms.Resize(card.resize_size, transforms.InterpolationMode(card.interpolation)),
         transforms.CenterCrop(card.image_size),
         transforms.ToTensor(),
         transforms.Normalize(card.mean, card.std),
@@ -34,10 +45,12 @@ def torchvisions(image, card):
     return transforms.Compose(steps)(image)[None].numpy()
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("image_size", [224, 64, 33])
 @pytest.mark.parametrize("images", [digits(8), generated_images(8)], ids=["digits", "photos"])
-def test_equals_torchvision(images, image_size):
-    card = ModelCard("custom", ["a", "b"], image_size, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
+def test_equals_torchvision(images, image_size, interpolation):
+    looks = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.1)}
+    card = ModelCard("custom", ["a", "b"], image_size, interpolation=interpolation, **looks)
     for image in images:
         ours = preprocess(image, card)
         assert ours.dtype == np.float32 and ours.shape == (1, 3, image_size, image_size)
@@ -55,13 +68,14 @@ def test_equals_torchvision_on_photographs(real_data):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 64))
-def test_geometry_equals_torchvision_for_every_shape(width, height, image_size):
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 64), st.sampled_from(INTERPOLATIONS))
+def test_geometry_equals_torchvision_for_every_shape(width, height, image_size, interpolation):
     random = np.random.default_rng(width * 1000 + height)
     image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
     card = ModelCard("custom", ["a", "b"], image_size)
-    crop = transforms.CenterCrop(image_size)(transforms.Resize(card.resize_size)(image))
-    assert np.array_equal(resize_and_crop(image, image_size, card.resize_size), np.asarray(crop))
+    resize = transforms.Resize(card.resize_size, transforms.InterpolationMode(interpolation))
+    crop = transforms.CenterCrop(image_size)(resize(image))
+    assert np.array_equal(resize_and_crop(image, image_size, card.resize_size, interpolation), np.asarray(crop))
 
 
 @given(st.integers(8, 2000), st.integers(8, 2000))
@@ -201,19 +215,20 @@ def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
 LONG_SHAPES = [(3, 900, 256), (40, 1600, 256), (1, 4000, 64), (30, 2000, 256), (5000, 300, 256), (900, 9000, 128)]
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize(("width", "height", "size"), LONG_SHAPES)
-def test_resizing_only_the_middle_of_a_long_image_gives_the_same_pixels(width, height, size, monkeypatch):
+def test_resizing_only_the_middle_of_a_long_image_gives_the_same_pixels(width, height, size, interpolation, monkeypatch):
     random = np.random.default_rng(width)
     image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
     parts = []
     for most in (1 << 40, 0):  # all is resized, or never more than what is needed
         monkeypatch.setattr(images_module, "MOST_RESIZED", most)
-        parts.append(np.asarray(resize_shorter(image, size)).astype(int))
+        parts.append(np.asarray(resize_shorter(image, size, interpolation)).astype(int))
         assert min(parts[-1].shape[:2]) == size and max(parts[-1].shape[:2]) < (LONGEST + 0.1) * size
     whole, part = parts
     assert np.abs(whole - part).max() <= 1 and (whole != part).mean() < 0.01
-    assert np.abs(resize_and_crop(image, size, size).astype(int) - np.asarray(image.resize(
-        (size, int(size * height / width)) if width < height else (int(size * width / height), size), Image.Resampling.BILINEAR
+    assert np.abs(resize_and_crop(image, size, size, interpolation).astype(int) - np.asarray(image.resize(
+        (size, int(size * height / width)) if width < height else (int(size * width / height), size), FILTERS[interpolation][0]
     ).crop(_centred(width, height, size))).astype(int)).max() <= 1  # fmt: skip
 
 

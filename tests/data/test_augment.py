@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
-from utils.core.card import IMAGENET_MEAN, IMAGENET_STD, resize_size
+from utils.core.card import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, resize_size
 from utils.core.images import resize_and_crop
 from utils.data.augment import erase, mix
 from utils.data.geometry import centre_crops, draw_boxes, normalise, sample_affine
@@ -148,13 +148,14 @@ def test_normalise_is_that_of_torchvision():
     assert torch.allclose(normalise(grey, *NORM), TF.normalize(grey.expand(-1, 3, -1, -1) / 255, *NORM), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (50, 70), (90, 37), (37, 90)])
-def test_centre_crops_are_within_a_grey_level_of_pillow(shape):
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("shape", [(28, 28), (50, 70), (90, 37), (37, 90), (37, 37)])
+def test_centre_crops_are_those_of_pillow(shape, interpolation):
     random = np.random.default_rng(0)
     arrays = random.integers(0, 256, (3, *shape, 3), dtype=np.uint8)
-    got = centre_crops(Pixels(torch.from_numpy(arrays).permute(0, 3, 1, 2)), 32, 37).permute(0, 2, 3, 1).numpy()
+    got = centre_crops(Pixels(torch.from_numpy(arrays).permute(0, 3, 1, 2)), 32, 37, interpolation).permute(0, 2, 3, 1).numpy()
     for mine, array in zip(got, arrays, strict=True):
-        assert np.abs(mine.astype(int) - resize_and_crop(Image.fromarray(array), 32, 37)).max() <= 1
+        assert np.array_equal(mine, resize_and_crop(Image.fromarray(array), 32, 37, interpolation))
 
 
 def test_erasing_blanks_a_box_in_the_wanted_share_of_the_pictures():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from utils.core.card import INTERPOLATIONS
 from utils.core.errors import UserError
 from utils.core.images import resize_and_crop, resize_shorter
 from utils.data.cache import open_store
@@ -29,13 +30,14 @@ def train(photos):
     return open_dataset(str(photos)).train
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("cache", ["ram", "disk", "off", "auto"])
-def test_every_cache_gives_the_same_pictures(train, tmp_path, cache):
-    store = open_store(train, 30, cache, tmp_path / "cache", show=False)
+def test_every_cache_gives_the_same_pictures(train, tmp_path, cache, interpolation):
+    store = open_store(train, 30, cache, tmp_path / "cache", show=False, interpolation=interpolation)
     got = images(store.gather(EVERY))
     for i, shown in enumerate(got):
         image = train.image(i)
-        wanted = resize_shorter(image, 30) if min(image.size) > 30 else image
+        wanted = resize_shorter(image, 30, interpolation) if min(image.size) > 30 else image
         assert np.array_equal(shown, np.asarray(wanted))
     assert isinstance(store, FileStore) == (cache == "off")
 
@@ -49,10 +51,11 @@ def test_the_file_is_used_again_until_something_changes(train, tmp_path):
     assert [p.stat().st_mtime_ns for p in folder.iterdir()] == [stamp]
 
     open_store(train, 20, "disk", folder, show=False)  # another setting lies beside it
-    assert len(list(folder.iterdir())) == 2
+    open_store(train, 20, "disk", folder, show=False, interpolation="bicubic")
+    assert len(list(folder.iterdir())) == 3
     Image.new("RGB", (50, 40), "white").save(train.paths[3])
     store = open_store(train, 30, "disk", folder, show=False)
-    assert not first.exists() and len(list(folder.iterdir())) == 2
+    assert not first.exists() and len(list(folder.iterdir())) == 3
     assert images(store.gather(torch.tensor([3])))[0].min() > 250
 
 

@@ -226,10 +226,10 @@ def test_pretrained_networks_with_auxiliary_heads_answer_as_torchvision_does(nam
         ("resnet50", None, (224, 232, "bilinear", 0.485)),
         ("resnet50", 112, (112, 116, "bilinear", 0.485)),
         ("efficientnet_v2_s", None, (384, 384, "bilinear", 0.485)),
-        # ("efficientnet_b0", None, (224, 256, "bicubic", 0.485)),
+        ("efficientnet_b0", None, (224, 256, "bicubic", 0.485)),
         ("googlenet", None, (224, 256, "bilinear", 0.5)),
-        #         ("timm/vit_tiny_patch16_224", None, (224, 248, "bicubic", 0.5)),
-        #         ("timm/resnet10t", 88, (88, 100, "bicubic", 0.485)),
+        ("timm/vit_tiny_patch16_224", None, (224, 248, "bicubic", 0.5)),
+        ("timm/resnet10t", 88, (88, 100, "bicubic", 0.485)),
     ],
 )
 def test_images_are_prepared_as_the_weights_ask(name, size, wanted):

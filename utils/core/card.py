@@ -12,6 +12,7 @@ from utils.core.text import file_part, printable
 CARD_KEY = "model_card"  # under this name in ONNX metadata and in the extra files of TorchScript and .pt2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("bilinear", "bicubic")  # antialiased, as Pillow's
 UNMARKED = {  # what quantized files need that are from before their cards said so, by scheme
     "fp16": {"dtype": "float16", "arithmetic": {"cpu": "fp16 weights"}},
     "bf16": {"dtype": "bfloat16", "arithmetic": {"cpu": "bf16 weights"}},
@@ -231,7 +232,7 @@ CHECKS = {  # field of the card: (what its value must pass, the same in words)
     "classes": (_are_classes, f"a list of 1 to {MOST_CLASSES:,} printable names of up to {LONGEST_NAME:,} characters"),
     "image_size": (lambda v: _is_whole(v, 1, MOST_PIXELS), f"a whole number from 1 to {MOST_PIXELS}"),
     "resize_size": (lambda v: v is None or _is_whole(v, 1, 2 * MOST_PIXELS), f"a whole number up to {2 * MOST_PIXELS}"),
-    "interpolation": (lambda v: v == "bilinear", "bilinear, the only resizing known here"),
+    "interpolation": (lambda v: v in INTERPOLATIONS, " or ".join(INTERPOLATIONS)),
     "mean": (lambda v: _are_numbers(v, -1000, 1000), "three numbers"),
     "std": (lambda v: _are_numbers(v, 1e-4, 1000), "three numbers above 0"),
     "norm_type": (lambda v: v in NORM_TYPES, f"one of {', '.join(NORM_TYPES)}"),

@@ -12,6 +12,7 @@ MAX_PIXELS = 100_000_000
 LONGEST = 4  # of an image so many times as long as wide, or longer, resizing gives the middle alone
 MOST_RESIZED = 1 << 22  # pixels: as many of such an image are resized without a thought for the memory
 SMALL_PART = 4  # values that all lie in this part (a quarter) of their range most likely have fewer bits
+FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampling.BICUBIC, 2)}  # and its reach, in pixels
 ODD = "odd values"  # key in `info` of a loaded image: what is odd about its values, in words
 BITS_PER_SAMPLE = 258  # TIFF tag
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: long descriptions are no reason to refuse an image
@@ -105,8 +106,8 @@ def _even_margin(length, most):
     return max(0, length - most) // 4 * 2
 
 
-def resize_shorter(image, size):
-    """Shrink or enlarge so that the short side has `size` pixels, antialiased bilinear; the long side is truncated to int.
+def resize_shorter(image, size, interpolation="bilinear"):
+    """Shrink or enlarge, antialiased, so that the short side has `size` pixels; the long side is truncated to int.
 
     Of an image that is over LONGEST times as long as wide only the middle comes out, LONGEST times as long as wide. Where all
     of it would have over MOST_RESIZED pixels, only the middle is resized; that is the same within one grey level.
@@ -115,19 +116,20 @@ def resize_shorter(image, size):
     if min(width, height) == size:
         return middle(image, LONGEST)
     shape = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    method, reach = FILTERS[interpolation]
     margins = [_even_margin(length, LONGEST * size) for length in shape]
     if not any(margins) or shape[0] * shape[1] <= MOST_RESIZED:
-        return middle(image.resize(shape, Image.Resampling.BILINEAR), LONGEST)
+        return middle(image.resize(shape, method), LONGEST)
     cut, box = [], []  # start and end along each side: of what is cut out first, and of what is resized, in the cut-out
     for length, out, margin in zip(image.size, shape, margins, strict=True):
         scale = length / out
-        around = int(scale) + 2  # as far as the filter looks
+        around = int(reach * max(scale, 1)) + 2  # as far as the filter looks
         first, last = margin * scale, (out - margin) * scale
         start = max(0, int(first) - around)
         cut.append((start, min(length, int(last) + around)))
         box.append((first - start, last - start))  # small, as Pillow takes 32-bit numbers
     part = [out - 2 * margin for out, margin in zip(shape, margins, strict=True)]
-    return image.crop(_corners(cut)).resize(part, Image.Resampling.BILINEAR, _corners(box))
+    return image.crop(_corners(cut)).resize(part, method, _corners(box))
 
 
 def _corners(spans):
@@ -141,9 +143,9 @@ def crop_origin(height, width, size):
     return round((height - size) / 2.0), round((width - size) / 2.0)
 
 
-def resize_and_crop(image, image_size, resize_size):
+def resize_and_crop(image, image_size, resize_size, interpolation="bilinear"):
     """RGB image -> uint8 array (image_size, image_size, 3)."""
-    image = resize_shorter(image, resize_size)
+    image = resize_shorter(image, resize_size, interpolation)
     top, left = crop_origin(image.height, image.width, image_size)
     return np.asarray(image.crop((left, top, left + image_size, top + image_size)))  # crop pads with black if it must
 
@@ -156,4 +158,5 @@ def normalise(pixels, mean, std):
 
 def preprocess(image, card):
     """Pillow RGB image -> float32 (1, 3, H, W), by the numbers of the card."""
-    return normalise(resize_and_crop(image, card.image_size, card.resize_size), card.mean, card.std)[None]
+    pixels = resize_and_crop(image, card.image_size, card.resize_size, card.interpolation)
+    return normalise(pixels, card.mean, card.std)[None]

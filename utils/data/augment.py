@@ -22,13 +22,14 @@ DEGREES = 15.0
 class Augmentation:
     """From gathered pixels to the network's input, float32 (N, 3, S, S) channels_last. Called with (pixels, random).
 
-    `short_side` is what the inference geometry resizes to before its centre crop of S = `image_size` px.
+    `short_side` is what the inference geometry resizes to, by `interpolation`, before its centre crop of S = `image_size` px.
+    What is cut out and turned at random is sampled bilinearly from images that were shrunk to that side before.
     """
 
     per_image = None  # or a torchvision transform for the loader's workers to apply instead
 
-    def __init__(self, image_size, mean, std, short_side=None):
-        self.image_size, self.mean, self.std = image_size, mean, std
+    def __init__(self, image_size, mean, std, short_side=None, interpolation="bilinear"):
+        self.image_size, self.mean, self.std, self.interpolation = image_size, mean, std, interpolation
         self.short_side = short_side or resize_size(image_size)
 
     def __call__(self, pixels, random):
@@ -71,7 +72,7 @@ class Centre(Augmentation):
     """The inference preprocessing: no randomness."""
 
     def geometry(self, pixels, random):
-        return centre_crops(pixels, self.image_size, self.short_side)
+        return centre_crops(pixels, self.image_size, self.short_side, self.interpolation)
 
 
 @AUGMENTATIONS.register("flip_shift")
@@ -98,11 +99,13 @@ class FlipShift(Centre):
 class Torchvision(Augmentation):
     """The distribution of `default` as torchvision's transforms, one image at a time in the loader's workers."""
 
-    def __init__(self, image_size, mean, std, short_side=None):
-        super().__init__(image_size, mean, std, short_side)
+    def __init__(self, image_size, mean, std, short_side=None, interpolation="bilinear"):
+        super().__init__(image_size, mean, std, short_side, interpolation)
         self.per_image = transforms.Compose(
             [
-                transforms.RandomResizedCrop(self.short_side, scale=CROP_SCALE, ratio=CROP_RATIO),
+                transforms.RandomResizedCrop(
+                    self.short_side, CROP_SCALE, CROP_RATIO, transforms.InterpolationMode(interpolation)
+                ),
                 transforms.RandomRotation(DEGREES, interpolation=transforms.InterpolationMode.BILINEAR),
                 transforms.RandomHorizontalFlip(),
                 transforms.CenterCrop(image_size),

@@ -1,8 +1,8 @@
 """Decoded images kept between uses: in memory, in a memory-mapped file, or not at all."""
 
 import contextlib
+import functools
 import hashlib
-import itertools
 import json
 import multiprocessing
 import os
@@ -29,8 +29,8 @@ SAMPLED, SAMPLE = 64, 1 << 16  # files of which the content is compared too, and
 PROBED = 16  # images that are looked at to guess about all of them
 
 
-def open_store(split, side, cache="auto", folder="data/cache", show=True):
-    """The store for a split at short side `side` px.
+def open_store(split, side, cache="auto", folder="data/cache", show=True, interpolation="bilinear"):
+    """The store for a split at short side `side` px, which larger images are shrunk to by `interpolation`.
 
     `ram` decodes everything now, `disk` keeps that in a memory-mapped file under `folder` for the next run too, `off`
     decodes at every use; `auto` is `disk` where the decoded images fit in half of the free memory and of the free disk, and
@@ -38,31 +38,31 @@ def open_store(split, side, cache="auto", folder="data/cache", show=True):
     Raises UserError that names the files that do not decode, and where `disk` cannot write its file.
     """
     if split.arrays is not None:
-        return ArrayStore(_shrunk_array(split.arrays, side))
+        return ArrayStore(_shrunk_array(split.arrays, side, interpolation))
     chosen = cache
     if cache == "auto":
         chosen = "disk" if _fits(split, side, folder) else "off"
     if chosen == "off":
-        return _not_kept(split, side)
+        return _not_kept(split, side, interpolation)
     if chosen == "disk":
         try:
-            return _open_packed(split, side, pathlib.Path(folder), show)
+            return _open_packed(split, side, pathlib.Path(folder), show, interpolation)
         except WriteError as error:
             if cache != "auto":
                 raise UserError(f"the image cache {error}; ram and off need no file", option="cache") from None
             say(f"the image cache {error}, so this run keeps the decoded images in memory")
     chunks = []
-    sizes, odd = _decode_all(split, side, chunks.append, show)
+    sizes, odd = _decode_all(split, side, chunks.append, show, interpolation)
     return _kept(np.concatenate(chunks), sizes, odd)
 
 
-def _not_kept(split, side):
+def _not_kept(split, side, interpolation):
     odd, probe = [], _probe(split)
     for index in probe:
         with contextlib.suppress(UserError):  # is reported when its turn comes
-            odd += _as_odd(split, index, shrunk(split, index, side)[1])
+            odd += _as_odd(split, index, shrunk(split, index, side, interpolation)[1])
     _tell(_summed(odd), f"{plural(len(probe), 'image')} that were looked at")
-    return FileStore(split, side)
+    return FileStore(split, side, interpolation)
 
 
 def _kept(flat, sizes, odd):
@@ -112,13 +112,14 @@ def _size_after(split, index, side):
 CHUNK, PIECE = 32, 1024  # files that a process decodes at a time, and files that may wait to be written
 
 
-def _decode_all(split, side, sink, show):
+def _decode_all(split, side, sink, show, interpolation):
     """Decode every image in parallel and hand the bytes to `sink` in order.
 
     Returns `(sizes, odd)`: int64 (n, 2), and how many images have odd values: see `_summed`.
     In processes, as small files cost more in the interpreter, which threads share, than in the decoder.
     """
     sizes, faults, odd = [], [], []
+    decode = functools.partial(_decode_chunk, side=side, interpolation=interpolation)
     with (
         ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=_ignore_interrupts) as pool,
         tqdm(total=len(split), desc=f"decoding {split.name}", disable=not show, unit="img", leave=False) as bar,
@@ -126,7 +127,7 @@ def _decode_all(split, side, sink, show):
         for first in range(0, len(split), PIECE):
             starts = range(first, min(first + PIECE, len(split)), CHUNK)
             chunks = [split.subset(np.arange(start, min(start + CHUNK, first + PIECE, len(split)))) for start in starts]
-            for flat, chunk_sizes, chunk_faults, chunk_odd in pool.map(_decode_chunk, chunks, itertools.repeat(side)):
+            for flat, chunk_sizes, chunk_faults, chunk_odd in pool.map(decode, chunks):
                 bar.update(len(chunk_sizes) + len(chunk_faults))
                 faults += chunk_faults
                 odd += chunk_odd
@@ -138,13 +139,13 @@ def _decode_all(split, side, sink, show):
     return np.array(sizes, dtype=np.int64), _summed(odd)
 
 
-def _decode_chunk(split, side):
+def _decode_chunk(split, side, interpolation):
     """The bytes of the images one after the other, their heights and widths, what is wrong with those that are broken, and
     what is odd about others."""
     images, faults, odd = [], [], []
     for index in range(len(split)):
         try:
-            pixels, words = shrunk(split, index, side)
+            pixels, words = shrunk(split, index, side, interpolation)
         except UserError as error:
             faults.append(str(error))
             continue
@@ -163,11 +164,12 @@ def _ignore_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process answers them
 
 
-def _open_packed(split, side, folder, show):
+def _open_packed(split, side, folder, show, interpolation):
     """The memory-mapped file of a split, built if what it was built from is not what is there now, or if it is damaged."""
     parents = {path.parent for path in split.paths}  # few: resolving asks the disk
     place = f"{os.path.commonpath([parent.resolve() for parent in parents])}|{split.name}|{side}"
-    prefix = f"{split.name}-{side}px-{_digest(place, 8)}-"
+    how = f"{side}px" + f"-{interpolation}" * (interpolation != "bilinear")
+    prefix = f"{split.name}-{how}-{_digest(place, 8)}-"
     path = folder / f"{prefix}{_digest(json.dumps(_facts(split.paths)), 16)}.bin"
     found = packed_file.read(path) if path.exists() else None
     if found is None:
@@ -175,7 +177,7 @@ def _open_packed(split, side, folder, show):
             say(f"{path} is damaged, so the images are decoded again")
         with replacing(path) as temporary, open(temporary, "wb") as file:
             writer = packed_file.Writer(file)
-            writer.finish(*_decode_all(split, side, writer.write, show))
+            writer.finish(*_decode_all(split, side, writer.write, show, interpolation))
         for stale in folder.glob(f"{prefix}*.bin"):
             if stale != path:
                 stale.unlink(missing_ok=True)

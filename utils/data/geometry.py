@@ -30,22 +30,22 @@ def normalise(pixels, mean, std):
     return torch.addcmul(shift, pixels, scale, out=out).permute(0, 3, 1, 2)
 
 
-def centre_crops(pixels, image_size, short_side):
+def centre_crops(pixels, image_size, short_side, interpolation="bilinear"):
     """The inference geometry on a batch: short side to `short_side`, then the centred square. uint8 (N, C, S, S).
 
     The same pixels as `utils.core.images.resize_and_crop` gives image by image.
     """
     if pixels.sizes is None:
-        return _centre_crop(pixels.data, image_size, short_side)
+        return _centre_crop(pixels.data, image_size, short_side, interpolation)
     crops = pixels.data.new_empty(len(pixels.data), pixels.data.shape[1], image_size, image_size)
     sizes, which = np.unique(pixels.sizes, axis=0, return_inverse=True)
     for number, (height, width) in enumerate(sizes):
         rows = send(np.flatnonzero(which.ravel() == number), pixels.data.device)
-        crops[rows] = _centre_crop(pixels.data[rows, :, :height, :width], image_size, short_side)
+        crops[rows] = _centre_crop(pixels.data[rows, :, :height, :width], image_size, short_side, interpolation)
     return crops
 
 
-def _centre_crop(images, image_size, short_side):
+def _centre_crop(images, image_size, short_side, interpolation):
     height, width = images.shape[-2:]
     if min(height, width) != short_side:
         shape = (
@@ -53,22 +53,23 @@ def _centre_crop(images, image_size, short_side):
             if height <= width
             else (int(short_side * height / width), short_side)
         )
-        images = _resize(images, shape)
+        images = _resize(images, shape, interpolation)
         height, width = shape
     top, left = crop_origin(height, width, image_size)
     return images[..., top : top + image_size, left : left + image_size]
 
 
-def _resize(images, shape):
-    """Pillow's antialiased bilinear resizing of uint8 (N, C, H, W), to the bit: the rows to whole grey levels, then columns.
+def _resize(images, shape, interpolation):
+    """Pillow's antialiased resizing of uint8 (N, C, H, W), to the bit: the rows to whole grey levels, then columns.
 
     Whole numbers in float64 add up exactly, whatever the size of the batch and the device.
     """
     (height, width), (out_height, out_width) = images.shape[-2:], shape
     for size, out_size in ((width, out_width), (height, out_height)):
-        sums = images.double() @ _resize_weights(size, out_size, images.device)
-        images = ((sums + PRECISION / 2) / PRECISION).floor_().transpose(-1, -2)  # the second turn brings the rows back
-    return images.clamp_(0, 255).to(torch.uint8)
+        sums = images.double() @ _resize_weights(size, out_size, interpolation, images.device)
+        images = ((sums + PRECISION / 2) / PRECISION).floor_().clamp_(0, 255)
+        images = images.transpose(-1, -2)  # the second turn brings the rows back
+    return images.to(torch.uint8)
 
 
 PRECISION = 2.0**22  # Pillow's Resample.c counts its weights in these parts
@@ -76,13 +77,26 @@ PRECISION = 2.0**22  # Pillow's Resample.c counts its weights in these parts
 
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _resize_weights(size, out_size, device):
-    """float64 (size, out_size): the triangle filter of Resample.c, as wide as two input or two output pixels."""
+def _resize_weights(size, out_size, interpolation, device):
+    """float64 (size, out_size): a filter of Resample.c, its unit as wide as an input or an output pixel, whichever is wider."""
     scale = size / out_size
-    support = max(scale, 1.0)
     centre = (np.arange(out_size) + 0.5) * scale
-    weights = np.maximum(0, 1 - np.abs(np.arange(size)[:, None] + 0.5 - centre) / support)
-    return send(np.floor(weights / weights.sum(0) * PRECISION + 0.5), device)
+    weights = KERNELS[interpolation](np.abs(np.arange(size)[:, None] + 0.5 - centre) / max(scale, 1.0))
+    weights = weights / weights.sum(0) * PRECISION
+    return send(np.trunc(weights + np.copysign(0.5, weights)), device)
+
+
+def _triangle(x):
+    return np.maximum(0, 1 - x)
+
+
+def _cubic(x, a=-0.5):
+    """Keys 1981, with the a of Resample.c."""
+    inner, outer = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, inner, np.where(x < 2, outer, 0))
+
+
+KERNELS = {"bilinear": _triangle, "bicubic": _cubic}  # of the distance, 0 or more, to weight; before they are scaled to sum 1
 
 
 def draw_boxes(random, sizes, scale=CROP_SCALE, ratio=CROP_RATIO):

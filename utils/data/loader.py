@@ -43,11 +43,12 @@ def eval_batches(split, card, batch_size, device="cpu", *, store=None, workers=0
     `shard` is (number, count): the part of a split that one of several processes takes, contiguous and none twice.
     """
     device = torch.device(device)
-    store = store or open_store(split, card.resize_size, cache="off")
+    store = store or open_store(split, card.resize_size, cache="off", interpolation=card.interpolation)
     mine = torch.arange(len(split)).tensor_split(shard[1])[shard[0]]
     labels = torch.from_numpy(split.labels)
     for pixels, batch_labels in train_batches(store, labels, mine.split(batch_size) if len(mine) else [], device, workers):
-        yield normalise(centre_crops(pixels, card.image_size, card.resize_size), card.mean, card.std), batch_labels
+        crops = centre_crops(pixels, card.image_size, card.resize_size, card.interpolation)
+        yield normalise(crops, card.mean, card.std), batch_labels
 
 
 def _own_group(worker):

@@ -109,14 +109,14 @@ class FileStore:
     needs_workers = True
     nbytes = None
 
-    def __init__(self, split, side):
-        self.split, self.side = split, side
+    def __init__(self, split, side, interpolation="bilinear"):
+        self.split, self.side, self.interpolation = split, side, interpolation
 
     def __len__(self):
         return len(self.split)
 
     def gather(self, indices):
-        images = [shrunk(self.split, int(index), self.side)[0] for index in indices]
+        images = [shrunk(self.split, int(index), self.side, self.interpolation)[0] for index in indices]
         sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
         flat = torch.from_numpy(np.concatenate([image.ravel() for image in images]))
         return PackedStore(flat, sizes).gather(torch.arange(len(images)))
@@ -138,11 +138,12 @@ class TransformStore:
         return Pixels(torch.stack([self.transform(middle(self.split.image(int(index)), LONGEST)) for index in indices]))
 
 
-def shrunk(split, index, side):
+def shrunk(split, index, side, interpolation="bilinear"):
     """`(pixels, odd)`: one image as uint8 (H, W, 3), its short side at most `side`; what is odd about its values, or None."""
     image = split.image(index)
     odd = image.info.get(ODD)
-    return np.asarray(resize_shorter(image, side) if min(image.size) > side or is_extreme(image) else image), odd
+    changes = min(image.size) > side or is_extreme(image)
+    return np.asarray(resize_shorter(image, side, interpolation) if changes else image), odd
 
 
 def resident(stores, device):
@@ -156,9 +157,9 @@ def resident(stores, device):
     return placed
 
 
-def _shrunk_array(arrays, side):
+def _shrunk_array(arrays, side, interpolation):
     if min(arrays.shape[1:3]) > side or max(arrays.shape[1:3]) > LONGEST * min(arrays.shape[1:3]):
-        images = [resize_shorter(Image.fromarray(image.squeeze()), side) for image in arrays]
+        images = [resize_shorter(Image.fromarray(image.squeeze()), side, interpolation) for image in arrays]
         arrays = np.stack([np.asarray(image) for image in images]).reshape(len(arrays), *np.shape(images[0])[:2], -1)
     return torch.from_numpy(np.ascontiguousarray(arrays)).permute(0, 3, 1, 2)
 

@@ -6,11 +6,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 PREFIX = "prepare_"  # of every name that is added, so that none meets one of the network's
-RESIZE = {  # Pillow's antialiased bilinear filter: outside of the image there is nothing, also no weight
-    "mode": "linear",
-    "antialias": 1,
-    "exclude_outside": 1,
-    "coordinate_transformation_mode": "half_pixel",
+PILLOWS = {"antialias": 1, "exclude_outside": 1, "coordinate_transformation_mode": "half_pixel"}  # no weight outside
+RESIZE = {  # Pillow's antialiased filters, by the name that cards have for them
+    "bilinear": {"mode": "linear"} | PILLOWS,
+    "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5} | PILLOWS,
 }
 OUTPUT = "network input"  # stands for the name that the network has given it
 STEPS = [  # operator, inputs, output, attributes
@@ -62,6 +61,7 @@ def prepend_preprocessing(graph, card):
     own = {"": "", "image": "image", OUTPUT: graph.graph.input[0].name}  # all other names get the prefix
     nodes = []
     for number, (kind, inputs, output, attributes) in enumerate(STEPS):
+        attributes = attributes[card.interpolation] if kind == "Resize" else attributes
         takes, gives = ([own.get(name, PREFIX + name) for name in names] for names in (inputs, [output]))
         nodes.append(helper.make_node(kind, takes, gives, name=f"{PREFIX}{number}", **attributes))
     whole = onnx.ModelProto()

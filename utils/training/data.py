@@ -25,12 +25,13 @@ class TrainingData:
         self.workers = 0  # set once the cores are shared
         self.labels = torch.from_numpy(dataset.train.labels)
         self.sampling = balanced_weights(dataset.train.labels) if options.balanced_sampler else None
-        geometry = (options.image_size, card.mean, card.std, card.resize_size)
+        geometry = (options.image_size, card.mean, card.std, card.resize_size, card.interpolation)
         self.augment, self.plain = AUGMENTATIONS[options.augment](*geometry), AUGMENTATIONS["none"](*geometry)
         splits = {split.name: split for split in (dataset.train, dataset.val, dataset.test) if split}
         cache, show = pathlib.Path(options.data_dir, "cache"), distributed.rank() == 0 and sys.stderr.isatty()
         with distributed.first_here_first():
-            stores = {name: open_store(split, card.resize_size, options.cache, cache, show) for name, split in splits.items()}
+            how = (card.resize_size, options.cache, cache, show, card.interpolation)
+            stores = {name: open_store(split, *how) for name, split in splits.items()}
         self.stores = resident(stores, device)
         # Epochs with augmentation read `train_store`: some augmentations work on files, one by one, in loader workers.
         per_image = self.augment.per_image
