@@ -1,4 +1,4 @@
-"""The list of faults fits the code: each text is there once, and each test exists. Nothing is run."""
+"""The list of faults fits the code: each text is there once, each test exists, no room is left out. Nothing is run."""
 
 import ast
 
@@ -17,3 +17,8 @@ def test_the_text_is_there_once_and_the_test_exists(mutant):
 
 def test_every_fault_has_words_of_its_own():
     assert len({mutant.words for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_every_room_has_a_fault():
+    rooms = {f"utils/{package.parent.name}" for package in ROOT.glob("utils/*/__init__.py")} | {"models"}
+    assert rooms - {mutant.file.rpartition("/")[0] for mutant in MUTANTS} == set()

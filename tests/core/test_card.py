@@ -19,6 +19,14 @@ def test_json_there_and_back(classes, image_size, norm_type):
     assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
 
 
+def test_what_is_not_the_default_is_in_the_json_too():
+    numbers = {"resize_size": 40, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "with_preprocessing": True}
+    facts = {"parity": {"images": 7}, "scheme": "int8", "quantization": {"weight_bits": 7}, "invented_classes": True}
+    card = ModelCard("custom", ["a", "b"], 32, **numbers, **facts)
+    assert ModelCard.from_json(card.to_json()) == card
+    assert json.loads(card.to_json())["mean"] == [0.1, 0.2, 0.3]
+
+
 @pytest.mark.parametrize(("size", "short_side"), [(224, 256), (32, 37), (64, 73), (448, 512)])
 def test_short_side_is_in_the_proportion_of_256_to_224(size, short_side):
     assert resize_size(size) == ModelCard("custom", ["a"], size).resize_size == short_side

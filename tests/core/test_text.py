@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import os
@@ -5,7 +6,7 @@ import os
 import pytest
 
 from utils.core.files import replacing, write_json, write_text
-from utils.core.text import Harmless, file_part, plural, printable, si, table
+from utils.core.text import Harmless, csv_text, file_part, plural, printable, si, table
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -89,3 +90,10 @@ def test_bytes_that_are_no_text_come_back_from_json(tmp_path):
 )
 def test_no_text_forms_a_path(text, part):
     assert file_part(text) == part
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\tx"])
+def test_a_spreadsheet_takes_no_text_for_a_formula(text):
+    """Numbers stay numbers; a text that a spreadsheet would compute begins with an apostrophe."""
+    ((cell, number),) = list(csv.reader(io.StringIO(csv_text(["name", "count"], [[text, -1]]))))[1:]
+    assert cell == f"'{text}" and number == "-1"

@@ -12,9 +12,9 @@ from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.images import preprocess
 from utils.data.cache import open_store
-from utils.data.datasets import dataset_of, open_dataset
+from utils.data.datasets import dataset_of, match_classes, open_dataset
 from utils.data.loader import eval_batches, needs_workers, train_batches
-from utils.data.splits import stratified_split
+from utils.data.splits import Dataset, Split, stratified_split
 from utils.data.stores import ArrayStore, FileStore, Pixels
 
 FASHION = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot".replace("_", " ")
@@ -218,6 +218,13 @@ def test_the_data_set_of_a_card(photos, tmp_path):
         dataset_of(ModelCard("custom", ["a", "b"]), str(photos))
     with pytest.raises(UserError, match="names no data set"):
         dataset_of(ModelCard("custom", ["a", "b"]))
+
+
+def test_labels_are_those_of_the_card_by_the_names_of_the_classes():
+    split = Split("test", np.array([0, 1, 2, 1]), np.zeros((4, 8, 8, 1), np.uint8))
+    dataset = Dataset("turned", ["a", "b", "c"], None, test=split)
+    match_classes(dataset, ModelCard("custom", ["c", "a", "b"]))
+    assert dataset.classes == ["c", "a", "b"] and dataset.test.labels.tolist() == [1, 2, 0, 2]
 
 
 def test_grey_pictures_become_three_channels(tmp_path):

@@ -164,6 +164,13 @@ def test_every_class_is_on_both_sides_about_as_wanted(fraction):
     assert abs((labels[chosen] == 0).sum() - 2000 * fraction) < 4 * np.sqrt(2000 * fraction * (1 - fraction)) + 1
 
 
+def test_the_held_out_names_are_the_same_in_every_process_and_version():
+    """Scores on them can only be compared as long as these stay."""
+    names = [f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(10)]
+    chosen = split_by_name(names, np.repeat([0, 1], 10), 0.2)[1]
+    assert [names[i] for i in chosen] == ["cat/3.jpg", "dog/6.jpg", "dog/9.jpg"]
+
+
 def test_names_count_and_not_their_encoding():
     labels = np.zeros(300, dtype=int)
     composed, apart = ([f"{form}/{i}" for i in range(300)] for form in ("caf\u00e9", "cafe\u0301"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from utils.doctor.facts import read_all
+from utils.doctor.facts import Facts, read_all
 from utils.doctor.findings import CHECKS, find
 from utils.doctor.scan import scan_folder
 
@@ -157,6 +157,12 @@ def test_an_imbalance_names_the_flags_against_it(noisy):
         path.unlink()
     (finding,) = findings_of(noisy)
     assert finding.kind == "imbalance" and "60 images of a, 10 of b" in finding.words
+
+
+def test_only_the_images_of_training_are_balanced():
+    counts = {("train", 0): 10, ("train", 1): 10, ("val", 0): 90, ("val", 1): 1}
+    facts = [Facts("x.jpg", split, label, "") for (split, label), count in counts.items() for _ in range(count)]
+    assert CHECKS["imbalance"]("imbalance", facts, ["a", "b"]) == []
 
 
 def test_every_kind_is_planted_or_has_its_own_test():

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
+import receptive_field
 from models.build import build_model
 from models.checkpoint import save_checkpoint
 from models.registry import list_models
@@ -300,6 +301,8 @@ STRUCTURES = {
     "same padding, even kernel": (lambda net, x: net.a(x), nn.Conv2d(3, 3, 4, padding="same"), None, (4, 1, -1)),
     "valid padding": (lambda net, x: net.a(x), nn.Conv2d(3, 3, 4, stride=2, padding="valid"), None, (4, 2, 0)),
     "asymmetric padding": (lambda net, x: net.b(net.a(x)), nn.ZeroPad2d((2, 0, 2, 0)), nn.Conv2d(3, 3, 3), (3, 1, -2)),
+    "pooling without a stride": (lambda net, x: net.a(nn.functional.max_pool2d(x, 2)), CONV3(), None, (6, 2, -2)),
+    "dilation": (lambda net, x: net.a(x), nn.Conv2d(3, 3, 3, padding=4, dilation=4), None, (9, 1, -4)),
     "in place, result not used": (in_place, CONV3(), CONV5(), (5, 1, -2)),
     "the same layer twice": (lambda net, x: net.a(net.a(x)), CONV3(), None, (5, 1, -2)),
     "channel shuffle": (lambda net, x: shuffle(net.a(x)), CONV3(), None, (3, 1, -1)),
@@ -437,9 +440,17 @@ def test_effective_field_lies_in_the_theoretical_one():
     assert effective_field(model, "classifier", torch.rand(2, 3, 64, 64))[1] is None
 
 
+def test_derivatives_of_unlike_signs_do_not_cancel():
+    model = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1, bias=False))
+    model[0].weight.data[:] = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
+    heat, unit = effective_field(model, "0", torch.rand(2, 3, 8, 8))
+    assert unit == (4, 4) and torch.equal(heat > 0, torch.nn.functional.pad(torch.ones(3, 3), (3, 2, 3, 2)) > 0)
+
+
 def test_effective_size_of_a_box():
     heat = torch.zeros(20, 20)
-    heat[5:9, 5:9] = 1.0
+    heat[5:9, 5:9] = 0.05
+    heat[6, 6] = 1.0
     heat[0, 0] = 0.04
     assert effective_size(heat) == 4
 
@@ -465,6 +476,15 @@ def test_script_writes_table_json_and_picture(main_of, tmp_path):
     assert result["mismatches"] == [] and result["effective"]["layer"] == "layer3"
     with Image.open(tmp_path / "results/receptive_field/custom_32px.png") as picture:
         assert picture.width > picture.height > 200
+
+
+def test_the_box_lies_where_the_unit_looks(tmp_path, figures):
+    field = Field(Span(-2, 4, 2), Span(-1, 1, 2), (16, 16))  # 7 px high, 3 px wide
+    effective = {"layer": "0", "unit": (8, 5), "effective_size": 3.0, "images": "1 of digits test"}
+    card, heat = ModelCard("custom", ["a"], 32), torch.ones(32, 32)
+    receptive_field.draw(Image.new("RGB", (40, 40)), card, field, heat, effective, tmp_path / "field.png")
+    (box,) = figures[0].axes[0].patches
+    assert (*box.get_xy(), box.get_width(), box.get_height()) == (8.5, 13.5, 3, 7)  # from half a pixel before the first
 
 
 @pytest.mark.parametrize("method", ["gradient", "analytic"])

@@ -15,7 +15,7 @@ from utils.runtime.compile import compile_whole, trial_step
 from utils.runtime.config import RunConfig
 from utils.runtime.device import DEVICES, choose_device, kind_of, share_cores
 from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
-from utils.runtime.timing import faster
+from utils.runtime.timing import faster, quicker
 
 GIVES_BACK = """
 import ctypes, torch
@@ -188,6 +188,11 @@ def test_loss_scaling_is_on_for_fp16_on_cuda_only(device, precision, monkeypatch
 def test_gradients_stay_for_cuda_graphs_only():
     kept = [RunConfig(device, compiled=c).keeps_gradients for device in (CPU, torch.device("cuda")) for c in (False, True)]
     assert kept == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(0.95, "plain"), (1.05, "plain"), (0.85, "new")])
+def test_the_new_way_must_gain_its_share(seconds, taken):
+    assert quicker(("plain", "new"), {"plain": 1.0, "new": seconds}.get, gain=0.1) == taken
 
 
 def test_the_faster_of_two_is_measured_once_and_kept(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from utils.core.card import ModelCard
 from utils.core.errors import ACCURACY_LOST, UserError
 from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
+from utils.data.samples import calibration_images
 from utils.evaluation.latency import race
 from utils.export import gains, measure
 from utils.export.quantize import QUANTIZERS, HalfPrecision
@@ -110,6 +111,24 @@ def test_lost_accuracy_is_status_4_and_the_file_is_there(main_of, tmp_path, monk
     assert status == ACCURACY_LOST and "verdict: accuracy lost: " in out and "beyond the interval (limit 1)" in out
     assert (tmp_path / "converted_models" / "custom_bf16.pth").exists()
     assert main_of("quantize", "-w", weights, "--scheme", "bf16", "--max_drop", 100)[0] == 0
+
+
+class Watched(HalfPrecision):
+    """A scheme that remembers the images that it was calibrated on."""
+
+    name, dtype, calibrated, seen = "bf16", "bfloat16", True, ()
+
+    def apply(self, network, card, path, images=(), equalize=False):
+        self.seen = images
+        return super().apply(network, card, path)
+
+
+def test_calibration_sees_training_images_of_the_seed(main_of, tmp_path, monkeypatch):
+    monkeypatch.setitem(QUANTIZERS, "bf16", Watched())
+    weights = checkpoint(tmp_path / "best_model.pth")
+    main_of("quantize", "-w", weights, "--scheme", "bf16", "--calibration", 12, "--seed", 3)
+    expected = calibration_images(open_dataset("digits").train, 12, 3)
+    assert [image.tobytes() for image in QUANTIZERS["bf16"].seen] == [image.tobytes() for image in expected]
 
 
 def test_equalize_is_noted(main_of, tmp_path):

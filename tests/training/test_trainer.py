@@ -148,6 +148,14 @@ def test_the_average_is_what_is_evaluated_and_kept(trainer_of):
     assert same(load_model(trainer.files.last)[0].state_dict(), last["ema"]["model"])
 
 
+def test_a_score_comes_again_and_leaves_the_model_as_it_is(trainer_of):
+    trainer = trainer_of()
+    before = {key: value.clone() for key, value in trainer.state.model.state_dict().items()}
+    trainer.state.model.train()
+    scores = [trainer.score(trainer.data.dataset.val) for _ in range(2)]
+    assert scores[0] == scores[1] and same(before, trainer.state.model.state_dict())
+
+
 def test_what_is_tested_at_the_end_is_the_best_model(trainer_of):
     trainer = trainer_of()
     score = trainer.score
