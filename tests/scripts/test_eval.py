@@ -42,6 +42,15 @@ def test_the_report_is_whole(checkpoint, main_of, tmp_path):
     assert "95 % interval" in out and "custom_mistakes.png" in out
 
 
+def test_the_classes_with_the_lowest_f1_are_named(main_of, tmp_path):
+    _, out = main_of("eval", "-w", save_trained(tmp_path / "trained.pth"))
+    of_classes = {name: values["F1"] for name, values in result(tmp_path)["per class"].items()}
+    said = re.findall(r"(\d) \(F1 (\d\.\d+)\)", out.partition("weakest classes:")[2])
+    lowest = sorted(of_classes.values())[:3]
+    assert [float(f1) for _, f1 in said] == pytest.approx(lowest, abs=6e-4) and lowest[2] < max(of_classes.values())
+    assert all(of_classes[name] == pytest.approx(float(f1), abs=6e-4) for name, f1 in said)
+
+
 def test_the_figures_show_what_the_report_says(main_of, tmp_path, figures):
     main_of("eval", "-w", save_trained(tmp_path / "trained.pth"))
     got = result(tmp_path)

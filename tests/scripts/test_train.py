@@ -20,6 +20,7 @@ from utils.core.errors import UserError
 from utils.data.stores import ArrayStore
 from utils.runtime.device import kind_of
 from utils.training import data as training_data
+from utils.training.loop import Step
 from utils.training.options import TrainOptions
 
 TINY = ("-m", "custom", "-d", "digits", "--image_size", "16", "--precision", "fp32", "--num_workers", "0")
@@ -225,6 +226,19 @@ def test_a_frozen_trunk_keeps_its_pretrained_weights_and_statistics(main_of, tmp
     assert all(
         state[key].shape != start.get(key, torch.empty(0)).shape for key in ("classifier.0.weight", "classifier.3.weight")
     )
+
+
+def test_an_interrupted_run_has_the_status_of_its_signal(main_of, monkeypatch):
+    take, sent = Step.take, []
+
+    def interrupted(step, *rest):
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        return take(step, *rest)
+
+    monkeypatch.setattr(Step, "take", interrupted)
+    status, out = main_of("train", *TINY, "--max_epoch", 1)
+    assert status == 128 + signal.SIGTERM and "--resume auto goes on from there" in out
 
 
 def test_a_diverging_run_keeps_the_last_good_checkpoint(main_of, tmp_path):
