@@ -1,5 +1,7 @@
 """What is left of a run that dies, and how the next one goes on from it."""
 
+import fcntl
+import os
 import shutil
 
 import pytest
@@ -159,3 +161,24 @@ def test_no_file_but_those_of_a_run_is_left(trainer_of, whole):
     assert not list(folder.glob(".tmp-*"))  # gone when the next one starts
     last.fit()
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.files.folder.iterdir()}
+
+
+def test_a_second_run_in_one_folder_is_refused_and_changes_nothing(trainer_of):
+    first = trainer_of(max_epoch=1)
+    first.fit()
+    before = {path: path.read_bytes() for path in first.files.folder.iterdir()}
+    other = os.open(first.files.folder, os.O_RDONLY)  # as another process has it
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for resume in (None, "auto"):
+        with pytest.raises(UserError, match="another run is at work in weights/digits/custom"):
+            trainer_of(seed=1, resume=resume)
+    assert before == {path: path.read_bytes() for path in first.files.folder.iterdir()}
+    os.close(other)
+    assert trainer_of(seed=1).fit() == 0
+
+
+def test_the_folder_is_free_when_a_run_has_ended_however(trainer_of):
+    trainer = killed(trainer_of(**RUN), step=2)
+    other = os.open(trainer.files.folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)

@@ -73,6 +73,15 @@ def from_main(function, *args):
     return answer[0]
 
 
+def from_all(value):
+    """The values of all ranks, a list in their order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def first_here_first():
     """The first process on each machine runs the block, then the others do, so that they find the files it has written."""

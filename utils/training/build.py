@@ -14,7 +14,7 @@ from utils.core.text import plural
 from utils.data.datasets import open_dataset
 from utils.kernels.convert import is_compiled, use_training_kernels
 from utils.runtime import distributed
-from utils.runtime.compile import compile_whole
+from utils.runtime.compile import compile_whole, trial_step
 from utils.runtime.config import RunConfig
 from utils.runtime.device import prefer_fast_matmul, share_cores
 from utils.runtime.distributed import from_main, say
@@ -49,6 +49,7 @@ def build_trainer(options, device, stop=None):
     dataset, card = open_data(options)
     precision = announced(from_main(possible_precision, options.precision, device))
     files = RunFiles(run_folder(options, card, dataset, precision))
+    announced((None, files.hold()))
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device)
     saved = find_saved(options, files, run)
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
@@ -73,8 +74,8 @@ def build_trainer(options, device, stop=None):
     say(describe_optimisation(options, plan, schedule))
 
     run = run.settled(config.precision)
-    resume(state, saved, options, files, plan, steps)
-    if plan.rank:  # each process draws its own dropout
+    random_goes_on = resume(state, saved, options, files, plan, steps)
+    if plan.rank and not random_goes_on:  # each process draws its own dropout
         seed_everything((options.seed + 1_000_003 * plan.rank + state.step) % 2**32)
     files.write_classes(card.classes)
     files.write_arguments(options.arguments)
@@ -84,7 +85,7 @@ def build_trainer(options, device, stop=None):
     loss_options = {"label_smoothing": options.label_smoothing}
     if options.class_weights:
         loss_options["weight"] = data.class_weights()
-    step = Step(distributed.synchronised(network, device), config, schedule, loss_options, options.clip_grad, head)
+    step = Step(synchronised(network, config, options), config, schedule, loss_options, options.clip_grad, head)
     board = Board(files.folder / "logs") if options.tensorboard and plan.rank == 0 else None
     stop = stop or Interruptions(device, options.save_every)
     return Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
@@ -181,6 +182,22 @@ def make_network(options, config, model):
     return network, is_compiled(network)
 
 
+def synchronised(network, config, options):
+    """`network` as all processes train it together.
+
+    DistributedDataParallel puts gradients into groups in the order in which the first backward pass gives them, and sums of
+    more than two numbers depend on the group. So that a resumed run sums as the run before it did, blank images come first.
+    """
+    network = distributed.synchronised(network, config.device)
+    if distributed.world_size() > 1:
+        count = options.batch_size if config.compiled else min(2, options.batch_size)
+        with config.autocast():
+            trial_step(network, (count, 3, options.image_size, options.image_size))
+        for parameter in network.parameters() if config.keeps_gradients else ():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    return network
+
+
 def make_plan(options, saved):
     """How the images are divided: as asked for, or as a run that is resumed divided them when its memory was out."""
     plan = BatchPlan(options.batch_size, options.accumulation, distributed.world_size(), distributed.rank())
@@ -206,10 +223,14 @@ def describe_optimisation(options, plan, schedule):
 
 
 def resume(state, saved, options, files, plan, steps):
-    """Load what was `saved` by an earlier run, if anything, and print where this run begins."""
+    """Load what was `saved` by an earlier run, if anything, and print where this run begins.
+
+    Returns whether the random numbers of this process go on where they were.
+    """
+    random_goes_on = False
     if saved:
         check_fit(saved, state, options, plan, steps, files.last if options.resume == "auto" else options.resume)
-        state.load_state_dict(saved, next(state.model.parameters()).device)
+        random_goes_on = state.load_state_dict(saved, next(state.model.parameters()).device)
         if saved["batches"] != plan.kept:
             state.group, state.step = 0, state.epoch * steps  # the batches differ, so the interrupted epoch starts again
         say_if_longer(options, saved, state.step, steps)
@@ -221,6 +242,7 @@ def resume(state, saved, options, files, plan, steps):
         say(f"{files.last} does not exist yet, so there is nothing to resume: this run starts from the beginning")
     elif files.last.exists():
         say(f"{files.folder} holds an earlier run, which this one replaces; to keep it, resume it or save elsewhere")
+    return random_goes_on
 
 
 def say_if_longer(options, saved, step, steps):

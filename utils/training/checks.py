@@ -142,6 +142,22 @@ def _is_tensor(value, dtype, shape=None):
     return are_weights({"": value}) and value.dtype == dtype and value.ndim == 1 and shape in (None, tuple(value.shape))
 
 
+def _are_totals(value):
+    """Four sums, or as many rows of four."""
+    return (
+        are_weights({"": value})
+        and value.dtype == torch.float64
+        and value.ndim in (1, 2)
+        and value.shape[-1] == 4
+        and len(value)
+    )
+
+
+def _are_random_states(value):
+    """Of each process, or as older versions wrote it, of the first."""
+    return all(map(_is_random_state, value)) and len(value) > 0 if isinstance(value, list) else _is_random_state(value)
+
+
 def _is_random_state(value):
     if not isinstance(value, dict) or not {"torch", "cuda", "numpy", "python"} <= value.keys():
         return False
@@ -219,8 +235,8 @@ PARTS = {  # of a training state: (what it must pass, the same in words)
     "step": (_is_count, "a count"),
     "best": (_is_best, "an epoch with its scores"),
     "history": (lambda value: isinstance(value, list) and all(map(_is_record, value)), "a list of epochs with their scores"),
-    "totals": (lambda value: value is None or _is_tensor(value, torch.float64, (4,)), "nothing, or four sums"),
-    "rng": (_is_random_state, "the states of four random generators"),
+    "totals": (lambda value: value is None or _are_totals(value), "nothing, or four sums of each process"),
+    "rng": (_are_random_states, "the states of four random generators of each process"),
     "card": (_is_card, "a model card, with the precision of the run"),
     "choices": (_are_choices, "choices by name"),
     "batches": (_are_batches, "three counts: how the images of an epoch were divided"),

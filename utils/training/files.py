@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 from models.checkpoint import read_checkpoint, save_checkpoint
+from utils.core import lock
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.files import replacing, write_json, write_text
@@ -26,6 +27,13 @@ class RunFiles:
         self.classes, self.arguments = self.folder / "classes.txt", self.folder / RECORD
         self.continues = False  # whether `last` is of this run, and not of another one that this one replaces
         on_main(self.folder.mkdir, parents=True, exist_ok=True)
+
+    def hold(self):
+        """Keep other runs out of the folder; return a notice where that is not possible. Raises UserError if there is one."""
+        return from_main(lock.hold, self.folder)
+
+    def release(self):
+        on_main(lock.release, self.folder)
 
     def __iter__(self):
         return iter((self.best, self.last, self.history, self.curves, self.classes, self.arguments))

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from utils.runtime.distributed import rank, world_size
+from utils.runtime.distributed import from_all, rank, world_size
 
 
 class Totals:
@@ -75,12 +75,14 @@ class TrainState:
             "step": self.step,
             "best": self.best,
             "history": self.history,
-            "totals": self.totals.of_all().cpu() if self.totals and self.group else None,
-            "rng": random_state(),
+            "totals": torch.stack(from_all(self.totals.sums.cpu())) if self.totals and self.group else None,
+            "rng": from_all(random_state(self.parameters[0].device)),
         }
 
     def load_state_dict(self, state, device):
-        """Raises KeyError for a state that lacks a part."""
+        """Load the part of this process. Returns whether its random numbers go on where they were, which they do where the
+        state is of as many processes as there are now. Raises KeyError for a state that lacks a part.
+        """
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
@@ -90,28 +92,32 @@ class TrainState:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.group, self.step = state["epoch"], state["group"], state["step"]
         self.best, self.history = state["best"], state["history"]
+        generators = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]  # older versions kept that of rank 0
+        alike = len(generators) == world_size()
         if state["totals"] is not None:
+            sums = state["totals"].reshape(-1, 4)
             self.totals = Totals(device)
-            if rank() == 0:  # which goes on with the sums of all processes
-                self.totals.sums.copy_(state["totals"])
-        set_random_state(state["rng"])
+            self.totals.sums.copy_(sums[rank()] if len(sums) == world_size() else sums.sum(0) / world_size())
+        if alike or rank() == 0:
+            set_random_state(generators[rank()], device)
+        return alike
 
 
-def random_state():
-    """The states of the global random generators, from which dropout and torchvision's transforms draw."""
+def random_state(device):
+    """The states of the global random generators, from which dropout and torchvision's transforms draw on `device`."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
         "python": list(random.getstate()[1]),
     }
 
 
-def set_random_state(state):
+def set_random_state(state, device):
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0], device)
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     random.setstate((3, tuple(state["python"]), None))

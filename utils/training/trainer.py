@@ -46,6 +46,12 @@ class Trainer:
 
         Returns 0, or the number of the signal that stopped the run, after which `resume="auto"` goes on.
         """
+        try:
+            return self._fit()
+        finally:
+            self.files.release()
+
+    def _fit(self):
         state, options = self.state, self.options
         progress = Progress(options.max_epoch, self.step.schedule.total_steps, state.step)
         if state.epoch < options.max_epoch:
