@@ -59,26 +59,26 @@ def moment(name, value):
 
 
 def numpy_state(place, value):
-    return put("rng", "numpy", place, value=value)
+    return put("rng", 0, "numpy", place, value=value)
 
 
 LONG = torch.full((624,), 7, dtype=torch.int64)
 CRAFTED = {
-    "torch random state of zeros": put("rng", "torch", value=torch.zeros(5056, dtype=torch.uint8)),
-    "torch random state of ones": put("rng", "torch", value=torch.full((5056,), 255, dtype=torch.uint8)),
-    "torch random state too short": put("rng", "torch", value=torch.zeros(9, dtype=torch.uint8)),
-    "torch random state of floats": put("rng", "torch", value=torch.zeros(5056)),
-    "torch random state of axes": put("rng", "torch", value=torch.zeros(5056, 1, dtype=torch.uint8)),
+    "torch random state of zeros": put("rng", 0, "torch", value=torch.zeros(5056, dtype=torch.uint8)),
+    "torch random state of ones": put("rng", 0, "torch", value=torch.full((5056,), 255, dtype=torch.uint8)),
+    "torch random state too short": put("rng", 0, "torch", value=torch.zeros(9, dtype=torch.uint8)),
+    "torch random state of floats": put("rng", 0, "torch", value=torch.zeros(5056)),
+    "torch random state of axes": put("rng", 0, "torch", value=torch.zeros(5056, 1, dtype=torch.uint8)),
     "numpy position": numpy_state(2, 10**9),
     "numpy position below": numpy_state(2, -5),
     "numpy words": numpy_state(1, LONG[:10]),
     "numpy words of floats": numpy_state(1, LONG.double()),
     "numpy generator": numpy_state(0, "PCG64"),
     "numpy gauss": numpy_state(4, "x"),
-    "python words": put("rng", "python", value=[2**40] * 625),
-    "python position": put("rng", "python", value=[1] * 624 + [10**6]),
-    "python too short": put("rng", "python", value=[1] * 3),
-    "cuda random state": put("rng", "cuda", value=[3]),
+    "python words": put("rng", 0, "python", value=[2**40] * 625),
+    "python position": put("rng", 0, "python", value=[1] * 624 + [10**6]),
+    "python too short": put("rng", 0, "python", value=[1] * 3),
+    "cuda random state": put("rng", 0, "cuda", value=[3]),
     "moment of another shape": moment("exp_avg", torch.zeros(1)),
     "moment of no shape": moment("exp_avg_sq", torch.tensor(1.0)),
     "moment that overlaps": moment("exp_avg", torch.zeros(1).expand(16, 3, 3, 3)),
@@ -110,6 +110,8 @@ CRAFTED = {
     "history of no numbers": put("history", 0, "train", "loss", value=math.nan),
     "best without scores": put("best", "val", value={"loss": 1}),
     "totals": put("totals", value=torch.zeros(3)),
+    "totals of no process": put("totals", value=torch.zeros(0, 4, dtype=torch.float64)),
+    "random states of no process": put("rng", value=[]),
     "card": put("card", "architecture", value="../../x"),
     "card of other classes": put("card", "classes", value=["a"]),
     "choices": put("choices", "ema", value=torch.zeros(2)),
