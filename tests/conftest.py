@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import nn
 
@@ -17,6 +18,10 @@ from utils.core import files
 from utils.kernels.convert import use_training_kernels
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+# A test must not fail because the machine is slow or busy.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -91,7 +91,7 @@ def test_layers_counted_by_hand(name):
     assert flops(layer) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     groups=st.integers(1, 3),
     ins=st.integers(1, 3),

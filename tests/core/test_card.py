@@ -11,7 +11,7 @@ PRINTABLE = st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"))
 CLASSES = st.lists(st.text(PRINTABLE, min_size=1, max_size=9), min_size=1, max_size=9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(CLASSES, st.integers(8, 1024), st.sampled_from(["BN", "GN"]))
 def test_json_there_and_back(classes, image_size, norm_type):
     card = ModelCard("resnet18", classes, image_size, norm_type=norm_type, training={"epoch": 3})

@@ -67,7 +67,7 @@ def test_equals_torchvision_on_photographs(real_data):
         np.testing.assert_allclose(preprocess(image, card), torchvisions(image, card), rtol=0, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 64), st.sampled_from(INTERPOLATIONS))
 def test_geometry_equals_torchvision_for_every_shape(width, height, image_size, interpolation):
     random = np.random.default_rng(width * 1000 + height)

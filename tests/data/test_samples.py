@@ -102,7 +102,7 @@ def test_where_the_images_come_from(colours):
         example_images(card, 5, dataset="digits")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 50), st.integers(0, 5))
 def test_calibration_images_are_balanced(sizes, count, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)

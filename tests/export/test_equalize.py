@@ -69,7 +69,7 @@ def test_norms_that_are_not_constants_are_left_alone(norm_type):
     torch.testing.assert_close(network(images), before, rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from(["plain", "depthwise", "multiplied", "grouped"]), min_size=1, max_size=4),
     st.sampled_from([nn.ReLU, nn.Identity, lambda: nn.LeakyReLU(0.1), lambda: nn.MaxPool2d(2, 1), lambda: nn.AvgPool2d(2, 1)]),

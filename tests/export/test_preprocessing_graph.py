@@ -48,7 +48,7 @@ def test_photos_are_within_rare_single_grey_levels(kind, picture):
     assert off.max() < 1.01 and (off > 0.5).mean() < 0.01
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 250), st.integers(1, 250), st.sampled_from(list(CARDS)))
 @example(width=112, height=224, kind=(224, "bilinear"))
 @example(width=26, height=52, kind=(57, "bilinear"))  # enlarged 2.5 times, where exact halves are most frequent

@@ -181,7 +181,7 @@ def closed_form(stages, axis):
 
 
 @given(st.lists(STAGES, min_size=1, max_size=4))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 def test_gradient_analysis_and_closed_form_agree_on_random_networks(stages):
     network = build_network(stages)
     fields, _ = analytic_fields(network, 500)

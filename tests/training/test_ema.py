@@ -6,7 +6,7 @@ from torch import nn
 from utils.training.ema import ModelEMA
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=40), st.floats(0.1, 0.9999))
 def test_after_n_updates_it_is_the_closed_form(values, decay):
     model = nn.Linear(1, 1).double()
