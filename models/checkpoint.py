@@ -14,6 +14,8 @@ from utils.core.errors import UserError
 from utils.core.files import write_bytes
 from utils.core.integrity import sealed, verify
 
+LARGE_IMAGE, MANY_CLASSES = 512, 10_000  # px and outputs; up to these, no network of ours takes more memory than others do
+
 
 def save_checkpoint(path, contents, keep=None):
     """Write a dict of tensors and plain values to `path`; after a crash the old file is still there.
@@ -132,7 +134,9 @@ def _averaged(contents):
 
 
 def _check_size(card, state, path):
-    """Hold the weights against the network that the card names before it takes memory, which the card's numbers decide."""
+    """Hold the weights against a large network before it takes memory: how much, the numbers of the card decide."""
+    if card.image_size <= LARGE_IMAGE and card.num_classes <= MANY_CLASSES:
+        return
     with torch.device("meta"):
         network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
     load_strictly(network, state, path, card.architecture, only_check=True)

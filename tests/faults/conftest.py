@@ -39,3 +39,14 @@ def ask(tmp_path):
         return found["answered"], found["refused"]
 
     return call
+
+
+@pytest.fixture
+def python(monkeypatch):
+    """python(code, *arguments) -> what the code prints, in a process of its own that can import the project."""
+
+    def call(code, *arguments):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, cwd=ASK.parent.parent.parent, capture_output=True, text=True, check=True).stdout
+
+    return call

@@ -88,7 +88,7 @@ def recognise(path):
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2] for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):  # the last two for damaged names and versions
         return None
     return next((name for name, entry in FORMATS.items() if entry.mark in members), None)
 

@@ -39,7 +39,7 @@ def verify_program(path):
                 _verify_member(archive, member)
     except _Refused as refused:
         raise UserError(f"{path} is not opened: it holds {refused}, which could run code") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a readable .pt2 file ({type(error).__name__}: {str(error)[:100]})") from None
 
 
