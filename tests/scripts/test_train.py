@@ -262,10 +262,11 @@ def test_tensorboard_logs(main_of, tmp_path):
 
     main_of("train", *TINY, "--max_epoch", 2, "--tensorboard")
     (folder,) = (tmp_path / "weights" / "digits" / "custom" / "logs").iterdir()
-    events = EventAccumulator(str(folder)).Reload()
-    names = {f"{kind}/{split}" for kind in ("loss", "Acc@1", "Acc@5") for split in ("train", "val")}
-    assert names | {"learning rate", "images per second"} <= set(events.Tags()["scalars"])
-    assert events.Tags()["images"] == ["training images"]
+    for split in ("train", "val"):
+        assert {"loss", "Acc@1", "Acc@5"} <= set(EventAccumulator(str(folder / split)).Reload().Tags()["scalars"])
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    assert {"learning rate", "images per second", "test/loss", "test/Acc@1"} <= set(tags["scalars"])
+    assert tags["images"] == ["training images", "confusion matrix/test", "mistakes/test"]
 
 
 def test_options_without_flags_are_those_of_train_without_flags():

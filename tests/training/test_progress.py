@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.training.progress import Board, Progress, summary, where_time_went
+from utils.training.progress import Progress, summary, where_time_went
 
 RECORD = {
     "epoch": 2,
@@ -126,25 +126,3 @@ def test_what_is_least_needed_goes_first():
     lost_first = next(line for line in shown if line != shown[0])
     assert lost_first.count("Acc@5") == 1 and "0.9375" in lost_first  # of training
     assert RECORD["train"]["Acc@5"] == 0.875  # the record itself stays whole
-
-
-def test_tensorboard_has_every_figure_at_its_epoch(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = Board(tmp_path / "logs")
-    board.epoch(RECORD)
-    board.epoch({"epoch": 3, "lr": 0.001, "train": {"loss": 1.0}, "images/s": 1000.0, "seconds": 1.0})
-    board.writer.close()
-    events = EventAccumulator(board.folder)
-    events.Reload()
-    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert found == {
-        "loss/train": [(2, 1.25), (3, 1.0)],
-        "Acc@1/train": [(2, 0.5)],
-        "Acc@5/train": [(2, 0.875)],
-        "loss/val": [(2, 0.75)],
-        "Acc@1/val": [(2, 0.625)],
-        "Acc@5/val": [(2, 0.9375)],
-        "learning rate": [(2, pytest.approx(0.0125)), (3, pytest.approx(0.001))],
-        "images per second": [(2, 1234.5), (3, 1000.0)],
-    }

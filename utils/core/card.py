@@ -23,6 +23,7 @@ ALIASES = {"fashioncnn": "custom"}  # other names of architectures, which people
 NORM_TYPES = ("BN", "GN", "LN", "IN", "SyncBN")
 MOST_PIXELS = 4096  # along a side; the memory of one step grows with its square
 MOST_CLASSES = 1 << 20
+LONGEST_PATH = 4096  # characters, as on Linux
 LONGEST_NAME = 1000  # characters of a class name
 MOST_TEXT = 64 << 20  # bytes of a card
 MOST_DEPTH = 20  # of lists and dicts in each other
@@ -186,6 +187,11 @@ def _is_text(value, most=LONGEST_NAME):
     return isinstance(value, str) and 0 < len(value) <= most and printable(value) == value
 
 
+def _is_path(value):
+    """A path can hold any characters: what prints it makes them harmless."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_PATH
+
+
 def _are_numbers(value, low, high):
     return isinstance(value, list | tuple) and len(value) == 3 and all(_is_number(item, low, high) for item in value)
 
@@ -216,8 +222,8 @@ def _short(value, most=60):
 
 
 TRAINING = {  # what other parts read from there
-    "dataset": _is_text,
-    "data_dir": _is_text,
+    "dataset": _is_path,
+    "data_dir": _is_path,
     "val_fraction": lambda value: _is_number(value, 0, 1),
 }
 NEEDS = {  # see ModelCard.needs

@@ -20,6 +20,7 @@ from utils.runtime.device import prefer_fast_matmul, share_cores
 from utils.runtime.distributed import from_main, say
 from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
 from utils.training.batches import BatchPlan
+from utils.training.board import Board
 from utils.training.checks import check_fit
 from utils.training.data import TrainingData
 from utils.training.ema import ModelEMA
@@ -27,7 +28,6 @@ from utils.training.files import RunFiles, check_training_state, find_earlier_ru
 from utils.training.fingerprint import data_facts, fingerprint
 from utils.training.loop import Step
 from utils.training.optim import build_optimizer
-from utils.training.progress import Board
 from utils.training.schedule import Schedule, fit_warmup
 from utils.training.signals import Interruptions
 from utils.training.state import TrainState, seed_everything
@@ -86,7 +86,7 @@ def build_trainer(options, device, stop=None):
     if options.class_weights:
         loss_options["weight"] = data.class_weights()
     step = Step(synchronised(network, config, options), config, schedule, loss_options, options.clip_grad, head)
-    board = Board(files.folder / "logs") if options.tensorboard and plan.rank == 0 else None
+    board = Board(files.folder / "logs", options.flags) if options.tensorboard and plan.rank == 0 else None
     stop = stop or Interruptions(device, options.save_every)
     return Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
 

@@ -112,7 +112,7 @@ def train_epoch(step, state, groups, batches, clock, stop=None):
 
 
 def check_losses(state, losses):
-    """Raise UserError, in all processes alike, where a loss of the last steps is not finite in any; keep their average."""
+    """Raise UserError, in all processes alike, where a loss of the last steps is not finite in any; keep them."""
     if not losses:
         return
     values = torch.stack(losses)
@@ -122,7 +122,7 @@ def check_losses(state, losses):
     finite = finite.tolist()
     if not all(finite):
         raise _diverged("loss is", state, state.step - len(losses) + finite.index(0) + 1)
-    state.recent_loss = values.mean().item()
+    state.recent_losses, state.recent_loss = values.tolist(), values.mean().item()
 
 
 def check_weights(state):

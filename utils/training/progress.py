@@ -1,16 +1,14 @@
-"""What a training run prints: a bar or plain lines, a line for each epoch, where time went; and TensorBoard."""
+"""What a training run prints: a bar or plain lines, a line for each epoch, where time went."""
 
 import contextlib
 import copy
 import math
-import os
 import shutil
 import sys
 import time
 
 from tqdm import tqdm
 
-from utils.evaluation import plots
 from utils.runtime import distributed
 
 PLAIN_EVERY = 30  # seconds between two lines where there is no terminal
@@ -94,29 +92,3 @@ def where_time_went(clock, total):
     parts = vars(clock) | {"set-up and saving": max(0.0, total - sum(vars(clock).values()))}
     names = {"waiting": "waiting for data"}
     return f"{total:.1f} s: " + ", ".join(f"{names.get(k, k)} {v:.1f} s ({v / total:.0%})" for k, v in parts.items())
-
-
-class Board:
-    """TensorBoard scalars and training images of one run, in a folder named by the time at which it started."""
-
-    def __init__(self, folder):
-        from torch.utils.tensorboard import SummaryWriter  # not above: it takes a second to import
-
-        self.writer = SummaryWriter(os.path.join(folder, time.strftime("%Y-%m-%d_%H-%M-%S")))
-        self.folder = self.writer.log_dir
-
-    def show_first(self, batches, card):
-        """Pass on `batches` of (images, targets), and write the images of the first."""
-        for number, (images, targets) in enumerate(batches):
-            if number == 0:
-                self.writer.add_image("training images", plots.image_grid(images[:64].cpu(), card.mean, card.std))
-            yield images, targets
-
-    def epoch(self, record):
-        """Write the scores, learning rate and speed of an epoch."""
-        for split in ("train", "val"):
-            for name, value in record.get(split, {}).items():
-                self.writer.add_scalar(f"{name}/{split}", value, record["epoch"])
-        self.writer.add_scalar("learning rate", record["lr"], record["epoch"])
-        self.writer.add_scalar("images per second", record["images/s"], record["epoch"])
-        self.writer.flush()

@@ -53,7 +53,8 @@ class TrainState:
     best: dict = field(default_factory=dict)  # scores and epoch of the best evaluation
     history: list = field(default_factory=list)  # one dict an epoch
     totals: Totals | None = None  # of the running epoch
-    recent_loss: float | None = None  # average of the last steps that were looked at; for display
+    recent_losses: list = field(default_factory=list)  # of the last steps that were looked at; for display, as what follows
+    recent_loss: float | None = None  # their average
 
     def __post_init__(self):
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -14,12 +14,13 @@ from utils.evaluation.metrics import headline
 from utils.runtime import distributed
 from utils.runtime.distributed import say
 from utils.training.batches import BatchPlan
+from utils.training.board import Board
 from utils.training.data import TrainingData
 from utils.training.files import RunFiles
 from utils.training.fingerprint import Fingerprint
 from utils.training.loop import Clock, Step, set_train_mode, train_epoch
 from utils.training.options import TrainOptions
-from utils.training.progress import Board, Progress, scores, summary, terminal_width, where_time_went
+from utils.training.progress import Progress, scores, summary, terminal_width, where_time_went
 from utils.training.signals import Interruptions
 from utils.training.state import TrainState, is_better
 
@@ -80,6 +81,8 @@ class Trainer:
             with progress.epoch(self.state.epoch + 1, len(groups), self.state.group) as show:
                 for _ in self.steps(groups):
                     show(self.state)
+                    if self.board:
+                        self.board.step(self.state)
                     if self.stop.save_due and not self.stop:
                         self.save()
         except torch.cuda.OutOfMemoryError:
@@ -124,12 +127,16 @@ class Trainer:
 
     def score(self, split):
         """loss, Acc@1 and Acc@5 of the evaluated model on a whole split, over all processes."""
+        return _scores(self.answers(split))
+
+    def answers(self, split):
+        """The Evaluation of the evaluated model on a whole split, over all processes."""
         started, model = time.perf_counter(), self.state.evaluated
         distributed.share_buffers(model)
         batches = self.data.eval_batches(split, min(250, 2 * self.plan.batch_size))  # no activations to keep: less memory
         evaluation = gather(evaluate(model.eval(), batches))
         self.clock.evaluating += time.perf_counter() - started
-        return headline(evaluation.logits, evaluation.labels)
+        return evaluation
 
     def finish_epoch(self, record):
         """Save the state, the history, and the model if it is the best; print a line."""
@@ -163,10 +170,12 @@ class Trainer:
         split = self.data.dataset.held_out
         if not split:
             return None
-        selected = split is self.data.dataset.val
-        final = {"split": split.name, "selected_on_this_split": selected, "samples": len(split), **self.score(split)}
+        selected, answers = split is self.data.dataset.val, self.answers(split)
+        final = {"split": split.name, "selected_on_this_split": selected, "samples": len(split), **_scores(answers)}
         card.training["final"] = final
         self.files.save_best(weights, card)
+        if self.board:
+            self.board.final(answers, split, card.classes, self.state.best["epoch"])
         return final
 
     def report(self, final):
@@ -185,3 +194,7 @@ class Trainer:
         say(where_time_went(self.clock, total))
         written = [*self.files, *([self.board.folder] if self.board else [])]
         say("\n".join(["written:", *(f"  {path}" for path in written)]))
+
+
+def _scores(evaluation):
+    return headline(evaluation.logits, evaluation.labels)
