@@ -138,7 +138,8 @@ class ModelCard:
         return values
 
     def to_json(self):
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        text = json.dumps(self.to_dict(), ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()  # a path can hold bytes that are no text
 
     @classmethod
     def from_dict(cls, values, source="the file"):

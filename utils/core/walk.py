@@ -7,7 +7,7 @@ import stat
 from collections import Counter
 from dataclasses import dataclass, field
 
-from utils.core.text import plural
+from utils.core.text import plural, printable
 
 NO_IMAGES = frozenset({"EPS", "MPEG", "PDF"})  # Pillow knows their suffixes: programs and films
 KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -69,7 +69,7 @@ def summary(left_out, most=3):
     """`2 files (no image by the suffix): a.txt, b/c.txt`, a line for each reason, the first names of each."""
     lines = []
     for reason, count in Counter(reason for _, reason in left_out).items():
-        names = [str(path) for path, other in left_out if other == reason]
+        names = [printable(path) for path, other in left_out if other == reason]
         more = f" and {count - most:,} more" if count > most else ""
         lines.append(f"left out {plural(count, 'file')} ({reason}): {', '.join(names[:most])}{more}")
     return lines

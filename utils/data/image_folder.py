@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.core.text import plural
+from utils.core.text import plural, printable
 from utils.core.walk import find_images, summary
 from utils.data.splits import Dataset, Split
 
@@ -50,7 +50,7 @@ def image_folder(root, complete=True):
     loose = [path for name in dict.fromkeys(["", *folders.values()]) for path in tree.loose(name)]
     notices += summary([(path, "in no class folder") for path in loose])
     parts = {split: _as_split(split, root / folders[split], by_class, classes) for split, by_class in splits.items()}
-    return Dataset(root.resolve().name, classes, parts.get("train"), parts.get("val"), parts.get("test"), notices)
+    return Dataset(printable(root.resolve().name), classes, parts.get("train"), parts.get("val"), parts.get("test"), notices)
 
 
 class _Tree:
@@ -156,7 +156,7 @@ def _as_split(split, folder, by_class, classes):
 
 
 def _unused(tree, name):
-    return f"left out the folder {tree.root / name} ({plural(len(tree.images[name]), 'image')}): it is no split"
+    return f"left out the folder {printable(tree.root / name)} ({plural(len(tree.images[name]), 'image')}): it is no split"
 
 
 def _listed(names):

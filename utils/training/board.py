@@ -82,7 +82,7 @@ class Board:
         """The flags and the final scores as a row in the table of all runs."""
         from torch.utils.tensorboard.summary import hparams
 
-        values = {name: value for name, value in self.flags.items() if isinstance(value, (bool, int, float, str))}
+        values = {name: v if isinstance(v, bool | int | float) else printable(v) for name, v in self.flags.items()}
         for summary in hparams(values, scores):
             self.writer.file_writer.add_summary(summary)
         for name, score in scores.items():
