@@ -126,6 +126,12 @@ def test_exported_networks_pass(name, tmp_path):
     verify_program(exported(build_model(name, 3, 32), tmp_path / "network.pt2"))
 
 
+@pytest.mark.parametrize("code", ["Mul(Integer(16), Symbol('s77', positive=True))", "Add(Symbol('s77'), Integer(-1))"])
+def test_sizes_that_follow_from_the_batch_pass(code, whole, tmp_path):
+    """As networks write them that fold windows or patches into the batch."""
+    verify_program(rewritten(whole, tmp_path / "folded.pt2", expression(code)))
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_could_run_code_is_refused_by_name(name, whole, tmp_path):
     change, member, words = ATTACKS[name]

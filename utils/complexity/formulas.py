@@ -7,12 +7,13 @@ written and read:
     linear         2 · out · in_features; attention: both matrix products likewise
     bias           out: one addition each
     normalisation  batch norm 2 · in: at inference mean, variance, weight and bias are one scale and one shift a channel;
-                   group, layer and instance norm 5 · in: sum, square and its sum, scale and shift
+                   group, layer and instance norm 5 · in: sum, square and its sum, scale and shift; length of vectors 2 · in
     activation     ReLU 1 · in (a comparison), ReLU6 and clamps 2, sigmoid 4 (negate, exp, add, divide), hard sigmoid 4
                    (multiply, add, two comparisons), SiLU 5, hard swish 5, GELU 5, softmax 5, tanh 1; exp, erf and tanh are 1
     pooling        maximum over k taps (k − 1) · out; average k · out (k − 1 additions and a division), adaptive ones by their
-                   exact windows
-    elementwise    out, for every addition, multiplication, … of two tensors or of a tensor and a number
+                   exact windows; sums and maxima over whole axes in
+    elementwise    out, for every addition, multiplication, … of two tensors or of a tensor and a number, for sin and cos, and
+                   for running sums; enlarging by k taps (2k − 1) · out, k being 4 for bilinear and 16 for bicubic
 
 Views, copies, concatenation and (at inference) dropout take no FLOPs. MACs are those of convolution, linear and attention
 alone, because no other work is a chain of multiply-accumulates. Work that depends on weights only, or happens once for a
@@ -30,7 +31,8 @@ CAUSES = (*PRODUCTS, "bias", "normalisation", "activation", "pooling", "elementw
 _VIEWS = "view _unsafe_view reshape as_strided t transpose permute expand unsqueeze squeeze select slice split split_with_sizes"
 _MAKERS = "empty empty_like new_empty new_zeros zeros ones full fill arange chunk unbind alias detach"
 _COPIES = "clone copy _to_copy cat stack constant_pad_nd roll index masked_fill channel_shuffle native_channel_shuffle"
-FREE = frozenset(f"{_VIEWS} {_MAKERS} {_COPIES}".split())
+_MORE_COPIES = "repeat flip unsafe_split lift_fresh reflection_pad2d im2col upsample_nearest2d"
+FREE = frozenset(f"{_VIEWS} {_MAKERS} {_COPIES} {_MORE_COPIES}".split())
 FORMULAS = Registry("operator")  # ATen name without overload or trailing "_" -> (args, out) -> {cause: FLOPs}
 
 
@@ -86,16 +88,28 @@ for _name in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudn
     FORMULAS.register(_name)(_per_input("normalisation", 2))
 for _name in ("native_group_norm", "native_layer_norm"):
     FORMULAS.register(_name)(_per_input("normalisation", 5))
+FORMULAS.register("linalg_vector_norm")(_per_input("normalisation", 2))
+FORMULAS.register("col2im")(_per_input("elementwise", 1))  # overlapping windows are added up
 for _flops, _names in {
     1: "relu tanh",
-    2: "hardtanh clamp clamp_min clamp_max relu6",
+    2: "hardtanh clamp clamp_min clamp_max relu6 leaky_relu",
     4: "sigmoid hardsigmoid",
     5: "silu hardswish gelu _softmax _safe_softmax",
 }.items():
     for _name in _names.split():
         FORMULAS.register(_name)(_per_input("activation", _flops))
-for _name in ("add", "sub", "mul", "div", "rsub", "neg", "sqrt", "rsqrt", "exp", "pow", "eq", "ne"):
-    FORMULAS.register(_name)(_per_output)
+for _names in ("add sub mul div rsub neg sqrt rsqrt exp pow", "eq ne bitwise_not sin cos cumsum"):
+    for _name in _names.split():
+        FORMULAS.register(_name)(_per_output)
+
+
+def _taps(count):
+    return lambda args, out: {"elementwise": (2 * count - 1) * out.numel()}
+
+
+FORMULAS.register("upsample_bilinear2d")(_taps(4))
+FORMULAS.register("upsample_bicubic2d")(_taps(16))
+FORMULAS.register("addcmul")(lambda args, out: {"elementwise": 2 * out.numel()})
 
 
 def _pair(value):
@@ -112,9 +126,8 @@ def _avg_pool(args, out):
     return {"pooling": math.prod(_pair(args[1])) * out.numel()}
 
 
-@FORMULAS.register("mean")
-def _mean(args, out):
-    return {"pooling": args[0].numel()}
+for _name in ("mean", "sum", "amax", "max"):
+    FORMULAS.register(_name)(_per_input("pooling", 1))
 
 
 @FORMULAS.register("_adaptive_avg_pool2d")

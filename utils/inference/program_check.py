@@ -22,7 +22,7 @@ OPERATOR = re.compile(
     r"|torch\.sym_(int|float|max|min|not|sum))\Z"
 )
 FUNCTIONS = {"Symbol", "Integer", "Rational", "Eq", "Ne", "Max", "Min", "And", "Or", "Not", "Mod", "FloorDiv", "PythonMod",
-             "CleanDiv", "CeilDiv", "IntTrueDiv", "ModularIndexing"}  # fmt: skip
+             "CleanDiv", "CeilDiv", "IntTrueDiv", "ModularIndexing", "Add", "Mul"}  # fmt: skip
 NODES = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Call, ast.keyword, ast.Name, ast.Load,
          ast.Constant, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)  # fmt: skip
 MOST = 1000  # characters of an expression

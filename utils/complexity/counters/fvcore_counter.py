@@ -15,6 +15,7 @@ from utils.complexity.counters.profile import (
     copy_of,
     input_for,
     module_rows,
+    unfused_attention,
     whole,
     without_children,
 )
@@ -29,7 +30,7 @@ def count_fvcore(model, image_size):
     network = copy_of(model)
     analysis = FlopCountAnalysis(network, input_for(network, image_size))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), unfused_attention():
         warnings.simplefilter("ignore")
         inclusive = analysis.by_module_and_operator()
     counts = by_cause(without_children(inclusive))

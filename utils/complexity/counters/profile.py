@@ -1,5 +1,6 @@
 """What a counter returns, and the steps that several counters share."""
 
+import contextlib
 import copy
 from collections import defaultdict
 from collections.abc import Callable
@@ -58,7 +59,7 @@ _OPERATORS = {  # fvcore's and torch's names for operators
 
 
 def cause_of_module(module):
-    if isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, nn.MultiheadAttention) or type(module).__name__ == "Attention":  # the second: timm's, for ptflops
         return "attention"
     files = (cls.__module__.removeprefix("torch.nn.modules.") for cls in type(module).__mro__)
     return next((_KINDS[file] for file in files if file in _KINDS), "elementwise")
@@ -73,6 +74,17 @@ def cause_of_operator(name):
 def copy_of(model):
     """A copy in eval mode: some tools leave hooks or buffers behind, or change the statistics of a BatchNorm."""
     return copy.deepcopy(model).eval()
+
+
+@contextlib.contextmanager
+def unfused_attention():
+    """torch computes nn.MultiheadAttention by its single operators: no counter knows the one that does it all at inference."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def input_for(model, image_size):

@@ -23,7 +23,7 @@ def count_ptflops(model, image_size):
     from ptflops import get_model_complexity_info, pytorch_ops
 
     network, out = copy_of(model), io.StringIO()
-    books = _Books(network)
+    books = _Books(network, pytorch_ops.MODULES_MAPPING)
     with (
         torch.no_grad(),
         _replaced(pytorch_ops.FUNCTIONAL_MAPPING, books.functions(pytorch_ops.FUNCTIONAL_MAPPING)),
@@ -57,12 +57,17 @@ def count_ptflops(model, image_size):
 
 
 class _Books:
-    """`counts`: MACs by (module path, cause), noted by wrappers around the functions with which ptflops counts."""
+    """`counts`: MACs by (module path, cause), noted by wrappers around the functions with which ptflops counts.
 
-    def __init__(self, network):
+    `kinds` are the types of modules that it counts as a whole, whatever is inside of them.
+    """
+
+    def __init__(self, network, kinds):
         self.counts = defaultdict(int)
         self._running = running_modules(network)
         self._paths = {module: path for path, module in network.named_modules()}
+        whole = [module for module in network.modules() if type(module) in kinds]
+        self._inside = {inner for module in whole for inner in module.modules() if inner is not module}
 
     def on_module(self, hook):
         """The hook of a kind of layer, with what it counts noted."""
@@ -71,6 +76,8 @@ class _Books:
             before = module.__flops__
             hook(module, inputs, output)
             macs = module.__flops__ - before
+            if module in self._inside:  # its total has them already, by what it counts for the attention around them
+                return
             path, cause = self._paths[module], cause_of_module(module)
             if cause in PRODUCTS and getattr(module, "bias", None) is not None:
                 self.counts[path, "bias"] += output.numel()  # its formula for a layer: the products, and one an output

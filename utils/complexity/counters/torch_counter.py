@@ -14,6 +14,7 @@ from utils.complexity.counters.profile import (
     input_for,
     module_rows,
     module_table,
+    unfused_attention,
     whole,
     without_children,
 )
@@ -23,7 +24,7 @@ from utils.complexity.counters.profile import (
 def count_torch(model, image_size):
     """torch.utils.flop_counter.FlopCounterMode."""
     network = copy_of(model)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), unfused_attention(), FlopCounterMode(display=False) as counter:
         network(input_for(network, image_size))
     root = type(network).__name__
     inclusive = {}
