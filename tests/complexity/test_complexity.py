@@ -295,6 +295,12 @@ def test_known_figures_at_224_px(name):
     assert torch_.macs == analyse(model, 224).macs == fvcore.by_operator["conv"] + fvcore.by_operator["linear"]
 
 
+def test_a_network_in_training_mode_is_counted_as_one_at_rest():
+    model = build_model("custom", 10, 32)
+    resting, training = analyse(model.eval(), 32), analyse(model.train(), 32)
+    assert training.flops_by_cause == resting.flops_by_cause and training.unknown == {} and model.training
+
+
 def test_frozen_parameters_are_told_apart():
     model = build_model("custom", 10, 32)
     model.layer1.requires_grad_(False)

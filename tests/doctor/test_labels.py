@@ -1,10 +1,15 @@
 """Labels changed at random are among the most suspected ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from utils.core.errors import UserError
 from utils.data.datasets import open_dataset
+from utils.data.splits import Split
+from utils.doctor import labels
 from utils.doctor.labels import out_of_fold, rank
 
 
@@ -35,6 +40,24 @@ def test_changed_labels_of_fashion_mnist(real_data):
     split = dataset.train.subset(np.random.default_rng(0).choice(60_000, 6_000, replace=False))
     wrong = with_errors(split, 300, 10)
     assert found_among(split, dataset.classes, 4, wrong, 400)[0] >= 240
+
+
+def test_no_network_has_seen_the_images_that_it_judges(monkeypatch):
+    """Every image is of one grey level of its own; the stub of a network is sure of the levels that it was trained on."""
+    levels = np.arange(40, dtype=np.uint8) * 6
+    split = Split("train", np.arange(40) % 2, levels[:, None, None, None].repeat(32, 1).repeat(32, 2))
+
+    def train(part, card, seed):
+        known = torch.from_numpy(part.arrays[:, 0, 0, 0]).int()
+
+        def answer(images):
+            shown = ((images[:, 0].mean((1, 2)) * card.std[0] + card.mean[0]) * 255).round().int()
+            return torch.stack([torch.zeros(len(images)), 9.0 * torch.isin(shown, known)], 1)
+
+        return SimpleNamespace(eval=lambda: answer)
+
+    monkeypatch.setattr(labels, "_train", train)
+    np.testing.assert_allclose(out_of_fold(split, ["a", "b"], 4), 0.5)
 
 
 def test_a_class_with_too_few_images_for_the_folds_is_named():

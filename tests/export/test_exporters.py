@@ -12,7 +12,7 @@ from utils.core.errors import UserError
 from utils.data.samples import generated_images
 from utils.export.preprocessing_graph import prepend_preprocessing
 from utils.export.quantize import QUANTIZERS
-from utils.export.verify import BATCHES, ParityError, differences, export_model, reference_logits
+from utils.export.verify import BATCHES, ParityError, check, differences, export_model, reference_logits
 from utils.inference.formats import FORMATS, exported
 from utils.inference.predictors import open_predictor, softmax
 
@@ -145,6 +145,13 @@ def test_what_only_onnx_has_is_refused(custom, engine, flag, tmp_path):
     with pytest.raises(UserError, match=f"{engine} cannot do this; onnx can") as error:
         export_model(*custom, engine, tmp_path / "x.pt", images=DIGITS, source="digits", **{flag: True})
     assert error.value.option == flag
+
+
+@pytest.mark.parametrize("tolerance", [0.1, None])
+def test_a_difference_that_is_no_number_is_no_agreement(tolerance):
+    row = {"batch": 1, "flips": 0, "ties": 0, "max_dlogit": float("nan"), "max_dprob": float("nan")}
+    with pytest.raises(ParityError, match="differs"):
+        check({"rows": [row], "tolerance": tolerance, "images": 7}, "a.onnx")
 
 
 def test_flips_and_ties_are_told_apart():

@@ -24,8 +24,9 @@ def test_answers_come_in_the_order_of_the_files_with_unreadable_ones_among_them(
     for number, name in enumerate(["red", "blue", "broken", "green", "broken", "red", "blue"]):
         path = tmp_path / f"{number} {name}.png"
         path.write_bytes(b"no image") if name == "broken" else Image.new("RGB", (8, 8), COLOURS[name]).save(path)
-    answers, _ = ask(Colours(), find_images([str(tmp_path)]), Options(topk=2, batch_size=3))
-    assert len(answers) == 7
+    files = find_images([str(tmp_path)])
+    answers, _ = ask(Colours(), files, Options(topk=2, batch_size=3))
+    assert [answer.path for answer in answers] == [file.path for file in files]
     for answer in answers:
         name = answer.path.removesuffix(".png").split()[-1]
         if name == "broken":

@@ -1,6 +1,7 @@
 import numpy as np
 
-from utils.inference.predictors import as_logits, softmax
+from utils.core.card import ModelCard
+from utils.inference.predictors import Predictor, as_logits, softmax
 
 
 def test_probabilities_are_those_of_each_row_however_great_the_logits():
@@ -14,3 +15,19 @@ def test_probabilities_of_a_file_without_a_card_become_logits_and_logits_stay():
     np.testing.assert_allclose(softmax(as_logits(probabilities)), probabilities, atol=1e-6)
     logits = np.array([[2.0, -1.0, 0.0]], np.float32)
     assert as_logits(logits) is logits
+
+
+class Fixed(Predictor):
+    """A file that takes four images at a time and answers with the red and the blue of their first pixel."""
+
+    fixed_batch, card, card_text = 4, ModelCard("none", ["red", "blue"], 2), "{}"
+
+    def _run(self, batch):
+        assert len(batch) == 4
+        return batch[:, ::2, 0, 0]
+
+
+def test_a_file_of_a_fixed_batch_answers_any_number_of_images():
+    images = np.arange(7 * 12, dtype=np.float32).reshape(7, 3, 2, 2)
+    for count in (1, 4, 7):
+        np.testing.assert_array_equal(Fixed("x.onnx")(images[:count]), images[:count, ::2, 0, 0])

@@ -60,6 +60,13 @@ def test_a_training_state_gives_the_average(tmp_path):
     assert torch.equal(load_model(tmp_path / "last.pth")[0].classifier[3].bias, two.classifier[3].bias)
 
 
+def test_a_loaded_network_answers_alike_twice(tmp_path):
+    save_checkpoint(tmp_path / "bare.pth", {"model": build_model("custom", 4, 32).train().state_dict()})
+    network, _ = load_model(tmp_path / "bare.pth", "custom", image_size=32)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(network(images), network(images))  # nothing drops out, and no statistics move
+
+
 def test_a_mismatch_lists_keys_and_shapes():
     state = build_model("custom", 4, 32).state_dict()
     del state["layer1.0.bias"]

@@ -58,6 +58,7 @@ def test_processes_share_weights_and_divide_images_and_have_random_numbers_of_th
     assert result.returncode == 0, result.stderr[-2000:]
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one["weights"] == two["weights"] and one["plan"] == two["plan"] == [128, 1, 2]
+    assert one["statistics"] == two["statistics"] == 0  # those of the first process
     assert one["random"] != two["random"] and len({*one["batch"], *two["batch"]}) == 256
 
 
