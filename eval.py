@@ -16,6 +16,8 @@ from utils.core.errors import run
 from utils.core.files import RESULTS, protect, write_json, write_text
 from utils.core.machine import keep_memory
 from utils.core.text import csv_text, plural, printable, shortened
+from utils.data.flags import add_reading, reading_of
+from utils.data.places import files_of
 
 
 def parser():
@@ -23,6 +25,7 @@ def parser():
     model = cli.add_model(p, list_models(), unknown_model, required_weights=True)
     cli.add_card_facts(model)
     data = cli.add_data(p, default=None)
+    add_reading(data)
     data.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one, else val")
     data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")
     cli.add_device(p)
@@ -52,8 +55,8 @@ def main():
     card = file.card
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
     name = "_".join(filter(None, (card.file_name, card.training.get("name"), kind)))
-    split, dataset = open_split(card, args.dataset, args.data_dir, args.split, args.val_fraction)
-    protect(*(split.paths or ()))
+    split, dataset = open_split(card, args.dataset, args.data_dir, args.split, changes_of(args))
+    protect(*files_of(split.paths or ()))
     count = plural(len(split), "image")
     print(f"{name} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)
@@ -79,6 +82,13 @@ def main():
         del beside["confusions.csv"]
     print(describe(result))
     print("\n".join(["written:", f"  {path}", f"  {' and '.join(file.name for file in beside.values())} beside it"]))
+
+
+def changes_of(args):
+    """What the flags say otherwise than the facts in the card."""
+    reading = reading_of(args).given
+    changes = {"val_fraction": args.val_fraction, "reading": reading or None, "dataset": args.dataset if reading else None}
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def describe(result):

@@ -14,6 +14,7 @@ from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import architecture
 from utils.core.errors import UserError, run
+from utils.data.flags import add_reading, reading_of
 from utils.data.registry import CACHES, list_augmentations
 from utils.training.options import TrainOptions
 from utils.training.registry import list_optimizers
@@ -25,6 +26,8 @@ def parser():
     d = TrainOptions()  # the defaults
     cli.add_device(p)
     data = cli.add_data(p)
+    add_reading(data)
+    data.add_argument("--data_card", action="store_true", help="print what is understood of the data, and stop")
     data.add_argument("--image_size", type=int, check=cli.side(), help="side of the input, px; 224 for networks of ours")
     data.add_argument("--resize_size", type=int, check=cli.side(), help="short side before the centre crop, px")
     data.add_argument("--val_fraction", type=float, default=d.val_fraction, check=cli.between(0, 1, closed=False),
@@ -120,7 +123,7 @@ def options_of(args):
     names = {field.name for field in dataclasses.fields(TrainOptions)} & flags.keys()
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else args.precision
     warmup = args.wp_epoch if "wp_epoch" in args.given else None  # the default adapts to the length of the run
-    chosen = {name: flags[name] for name in names} | {"precision": precision, "wp_epoch": warmup}
+    chosen = {name: flags[name] for name in names} | {"precision": precision, "wp_epoch": warmup, "reading": reading_of(args)}
     return TrainOptions(**chosen, flags=flags)
 
 
@@ -137,7 +140,11 @@ def main():
     args = flags.parse(contradictions)
     if args.list_models:
         return show_models(args.list_models)
-    from utils.runtime import distributed  # not above: torch takes seconds, wrong flags are answered before
+    if args.data_card:
+        from utils.data.data_card import print_data_card  # not above, as what follows: torch takes seconds
+
+        return print_data_card(args.dataset, args.data_dir, args.val_fraction, reading_of(args))
+    from utils.runtime import distributed
     from utils.runtime.device import choose_device
     from utils.training.build import build_trainer
 

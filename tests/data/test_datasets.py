@@ -117,7 +117,7 @@ def test_unknown_data_sets(name, message):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "x.zip").write_text("")
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="is a file of no known kind"):
         open_dataset(str(tmp_path / "x.zip"))
 
 

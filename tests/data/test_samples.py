@@ -34,7 +34,7 @@ def test_a_split_is_as_large_as_it_was_in_training():
     for fraction in (0.1, 0.4):
         card = TRAINED.replace(training=TRAINED.training | {"val_fraction": fraction})
         assert len(open_split(card, split="val")[0]) == pytest.approx(fraction * 1438, rel=0.02)
-        assert len(open_split(card, split="val", val_fraction=0.2)[0]) == pytest.approx(288, rel=0.02)
+        assert len(open_split(card, split="val", changes={"val_fraction": 0.2})[0]) == pytest.approx(288, rel=0.02)
         assert card.training["val_fraction"] == fraction  # the card is not touched
 
 

@@ -62,7 +62,7 @@ def _on_black(image):
 
 
 def load_image(path, max_pixels=MAX_PIXELS):
-    """Decode one file into a Pillow RGB image, upright.
+    """Decode one file into a Pillow RGB image, upright. Anything else than a path has `content()`, a binary stream.
 
     Raises UserError, naming the file, for one that is missing, is no image, is cut off, has more than `max_pixels` pixels
     (checked before anything is decoded), or for which there is not enough memory.
@@ -70,7 +70,7 @@ def load_image(path, max_pixels=MAX_PIXELS):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(path.content() if hasattr(path, "content") else path) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UserError(f"{path} has {width}×{height} pixels, over the limit of {max_pixels:,}")

@@ -22,10 +22,10 @@ from utils.core.images import LONGEST
 from utils.core.machine import cores, free_memory
 from utils.core.text import plural, printable
 from utils.data import packed_file
+from utils.data.places import facts_of, files_of, source_of
 from utils.data.stores import ArrayStore, FileStore, _shrunk_array, _uniform, shrunk
 from utils.runtime.distributed import say
 
-SAMPLED, SAMPLE = 64, 1 << 16  # files of which the content is compared too, and bytes of each at its start and end
 PROBED = 16  # images that are looked at to guess about all of them
 
 
@@ -99,7 +99,7 @@ def _fits(split, side, folder):
 
 def _size_after(split, index, side):
     try:
-        with Image.open(split.paths[index]) as image:
+        with Image.open(source_of(split.paths[index])) as image:
             width, height = image.size
     except Exception:  # a broken file is reported when everything is decoded
         return side * side * 3
@@ -166,11 +166,11 @@ def _ignore_interrupts():
 
 def _open_packed(split, side, folder, show, interpolation):
     """The memory-mapped file of a split, built if what it was built from is not what is there now, or if it is damaged."""
-    parents = {path.parent for path in split.paths}  # few: resolving asks the disk
+    parents = {path.parent for path in files_of(split.paths)}  # few: resolving asks the disk
     place = f"{os.path.commonpath([parent.resolve() for parent in parents])}|{split.name}|{side}"
     how = f"{side}px" + f"-{interpolation}" * (interpolation != "bilinear")
     prefix = f"{split.name}-{how}-{_digest(place, 8)}-"
-    path = folder / f"{prefix}{_digest(json.dumps(_facts(split.paths)), 16)}.bin"
+    path = folder / f"{prefix}{_digest(json.dumps(facts_of(split.paths)), 16)}.bin"
     found = packed_file.read(path) if path.exists() else None
     if found is None:
         if path.exists():
@@ -183,27 +183,6 @@ def _open_packed(split, side, folder, show, interpolation):
                 stale.unlink(missing_ok=True)
         found = packed_file.read(path)
     return _kept(*found)
-
-
-def _facts(paths):
-    """What tells these files from others: size and times of each, and of some that lie evenly among them the content.
-
-    The time of the last change of the entry (ctime) is set by the system alone: a file that was replaced by one of the same
-    size and time has another.
-    """
-    try:
-        status = [(str(path), path.stat()) for path in paths]
-        content = [_sample(path) for path in paths[:: max(1, -(-len(paths) // SAMPLED))]]
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
-    return [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in status] + content
-
-
-def _sample(path):
-    with open(path, "rb") as file:
-        content = file.read(SAMPLE)
-        file.seek(max(0, os.path.getsize(path) - SAMPLE))
-        return hashlib.sha256(content + file.read(SAMPLE)).hexdigest()
 
 
 def _digest(text, length):

@@ -15,27 +15,26 @@ from utils.core.errors import UserError
 from utils.core.machine import network_timeout
 from utils.core.registry import Registry
 from utils.core.text import plural
-from utils.data.image_folder import image_folder
+from utils.data.readers import read_dataset, reader_of
+from utils.data.rows import Reading
 from utils.data.splits import Dataset, Split, hold_out, stratified_split
 
 DATASETS = Registry("data set")
 
 
-def open_dataset(name, data_dir="data/", val_fraction=0.1, complete=True):
-    """A registered data set by name, or an image folder by path.
+def open_dataset(name, data_dir="data/", val_fraction=0.1, complete=True, reading=None):
+    """A registered data set by name, or what a path names: see `utils.data.readers`, and Reading for `reading`.
 
-    `val_fraction` of the training part is held out for selection, stratified and the same in every run; an image folder
-    with its own `val/` keeps that. For training (`complete`) an image folder must hold a training split and all classes in
+    `val_fraction` of the training part is held out for selection, the same in every run; data with a validation split of
+    their own keep that. For training (`complete`) there must be a training split, and all of its classes in
     every split. Raises UserError for an unknown name and for everything wrong with the files.
     """
     if name in DATASETS:
+        for field in reading.given if reading else ():
+            raise UserError(f"{name} has neither columns nor names of images; leave it out", option=field)
         dataset = DATASETS[name].load(pathlib.Path(data_dir))
-    elif os.path.isdir(name):
-        dataset = image_folder(name, complete)
-    elif os.path.exists(name):
-        raise UserError(f"{name} is a file; give the folder that holds train/<class>/…", option="dataset")
-    elif os.sep in str(name) or str(name).startswith("."):
-        raise UserError(f"{name} does not exist; give the folder that holds train/<class>/…", option="dataset")
+    elif reader_of(name) or os.path.exists(name) or os.sep in str(name) or str(name).startswith("."):
+        dataset = read_dataset(name, reading, complete)
     else:
         DATASETS[name]  # raises with the known names
     if dataset.train and not dataset.val and val_fraction > 0:
@@ -48,8 +47,10 @@ def open_dataset(name, data_dir="data/", val_fraction=0.1, complete=True):
 
 
 def is_present(name, data_dir="data/"):
-    """Whether a data set can be opened without a download: a registered one in `data_dir`, an image folder by its path."""
-    return DATASETS[name].is_present(pathlib.Path(data_dir)) if name in DATASETS else os.path.isdir(name)
+    """Whether a data set can be opened without a download: a registered one in `data_dir`, others by their path."""
+    if name in DATASETS:
+        return DATASETS[name].is_present(pathlib.Path(data_dir))
+    return bool(reader_of(name) and reader_of(name).exists(name))
 
 
 def dataset_of(card, dataset=None, data_dir=None):
@@ -64,7 +65,8 @@ def dataset_of(card, dataset=None, data_dir=None):
     place = data_dir or facts.get("data_dir", "data/")
     if not data_dir and not is_present(name, place):
         place = "data/"  # nothing is downloaded to where a file says
-    opened = open_dataset(name, place, facts.get("val_fraction", 0.1))
+    reading = Reading(**facts.get("reading", {})) if name == facts.get("dataset") else None  # columns of other data
+    opened = open_dataset(name, place, facts.get("val_fraction", 0.1), reading=reading)
     match_classes(opened, card)
     return opened
 
@@ -91,7 +93,7 @@ def match_classes(dataset, card, some=False):
         raise UserError(f"{dataset.name} has other classes than the model was trained on{_named(unknown, ours)}", "dataset")
     elif theirs != ours:
         order = np.array([ours.index(name) for name in theirs], dtype=np.int64)
-        for split in filter(None, (dataset.train, dataset.val, dataset.test)):
+        for split in dataset.splits:
             split.labels = order[split.labels]
     dataset.classes = list(card.classes)
 

@@ -13,13 +13,14 @@ from utils.core.errors import UserError
 from utils.data.datasets import dataset_of, is_present, open_dataset
 
 
-def open_split(card, dataset=None, data_dir=None, split=None, val_fraction=None):
+def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
     """`(split, data set)` to report a score on: of the data set in the card unless told otherwise, test before val.
+
+    `changes` has what of the card's facts shall be otherwise, as `val_fraction` and `reading` (Reading.given).
 
     Raises UserError where there is no such data set or split, and where the classes are not those of the card.
     """
-    facts = card.training | ({} if val_fraction is None else {"val_fraction": val_fraction})
-    opened = dataset_of(card.replace(training=facts), dataset, data_dir)
+    opened = dataset_of(card.replace(training=card.training | (changes or {})), dataset, data_dir)
     chosen = getattr(opened, split) if split else opened.held_out
     if chosen is None:
         there = ", ".join(part.name for part in (opened.train, opened.val, opened.test) if part)

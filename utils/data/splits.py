@@ -19,8 +19,10 @@ class Split:
     name: str  # "train", "val" or "test"
     labels: np.ndarray  # int64 (n,)
     arrays: np.ndarray | None = None
-    paths: list | None = None  # pathlib.Path
+    paths: list | None = None  # pathlib.Path, or utils.data.places.Piece and the like
     root: object | None = None  # pathlib.Path of the folder that holds the class folders
+    keys: list | None = None  # names of the images, where they are not the paths below `root`
+    groups: np.ndarray | None = None  # text (n,): images of one group never stand in two splits
 
     def __len__(self):
         return len(self.labels)
@@ -44,11 +46,13 @@ class Split:
             None if self.arrays is None else self.arrays[indices],
             None if self.paths is None else [self.paths[i] for i in indices],
             self.root,
+            None if self.keys is None else [self.keys[i] for i in indices],
+            None if self.groups is None else self.groups[indices],
         )
 
     def names(self):
-        """The paths below `root`, with "/" between their parts: the same on every machine."""
-        return [path.relative_to(self.root).as_posix() for path in self.paths]
+        """A name for each image, "/" between its parts: the same on every machine, and whatever holds the images."""
+        return self.keys if self.keys is not None else [path.relative_to(self.root).as_posix() for path in self.paths]
 
 
 @dataclass
@@ -63,6 +67,11 @@ class Dataset:
     notices: list = field(default_factory=list)  # what the user should know about how it was read
 
     @property
+    def splits(self):
+        """The splits that there are."""
+        return [split for split in (self.train, self.val, self.test) if split]
+
+    @property
     def held_out(self):
         """The split that accuracy is reported on at the end: test where there is one, else val."""
         return self.test or self.val
@@ -71,28 +80,26 @@ class Dataset:
 def hold_out(split, fraction):
     """`(kept, held_out)`: indices of a Split, each sorted, about `fraction` of every class held out; the same in every run.
 
-    Files are chosen by their names alone, so that none changes sides when others are added or removed: see `split_by_name`.
-    Arrays are chosen by `stratified_split`.
+    Files are chosen by the names of their groups, or by their own, alone, so that none changes sides when others are added
+    or removed: see `split_by_name`. Arrays are chosen by `stratified_split`.
     """
     if split.paths is None:
         return stratified_split(split.labels, fraction)
-    return split_by_name(split.names(), split.labels, fraction)
+    return split_by_name(split.names() if split.groups is None else split.groups, split.labels, fraction)
 
 
 def split_by_name(names, labels, fraction):
     """Indices `(kept, held_out)`, each sorted: held out are the images whose name has a hash below `fraction` of its range.
 
-    A class never loses its last image, and one of at least two always gives one where `fraction` is above 0; only for
-    that can an image change sides when others come or go.
+    Images of one name stay together. A class never loses its last name, and one of at least two always gives one where
+    `fraction` is above 0 and no other class needs it; only for that can an image change sides when others come or go.
     """
-    hashes = np.array([_hash(name) for name in names])
+    known = {name: _hash(name) for name in set(names)}
+    hashes = np.array([known[name] for name in names])
     chosen = hashes < fraction
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        ranked = members[np.argsort(hashes[members], kind="stable")]
-        if len(members) > 1:
-            chosen[ranked[0]] = True
-        chosen[ranked[-1]] = False
+    of_class = [np.unique(hashes[labels == label]) for label in np.unique(labels)]  # sorted
+    chosen[np.isin(hashes, [first for first, *more in of_class if more])] = True
+    chosen[np.isin(hashes, [last for *_, last in of_class])] = False
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 

@@ -81,6 +81,7 @@ def build_trainer(options, device, stop=None):
     files.write_arguments(options.arguments)
     facts = {name: getattr(options, name) for name in ("dataset", "data_dir", "val_fraction", "seed")}
     facts |= {"name": options.name} if options.name else {}
+    facts |= {"reading": options.reading.given} if options.reading.given else {}
     card.training = facts | {"epochs": options.max_epoch, "precision": config.precision}
     loss_options = {"label_smoothing": options.label_smoothing}
     if options.class_weights:
@@ -119,7 +120,7 @@ def announced(answer):
 def open_data(options):
     """The data set and the card of a model for it; prints what is in it."""
     with distributed.first_here_first():
-        dataset = open_dataset(options.dataset, options.data_dir, options.val_fraction)
+        dataset = open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
     images = preprocessing(options.model, options.image_size, options.pretrained)
     images |= {"resize_size": options.resize_size} if options.resize_size else {}
     card = ModelCard(options.model, dataset.classes, norm_type=options.norm_type, **images)

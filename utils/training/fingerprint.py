@@ -10,6 +10,7 @@ import torch
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.text import plural
+from utils.data.places import size_of, tail_of
 from utils.runtime.distributed import world_size
 from utils.training.options import CHANGES, FREE, GROWS, TrainOptions
 
@@ -120,15 +121,12 @@ def _split_facts(split):
     return {"images": len(split), "names and labels": names.hexdigest(), "contents": contents.hexdigest()}
 
 
-def _add_files(digest, paths):
-    every = -(-len(paths) // READ_FILES)
-    for number, path in enumerate(paths):
+def _add_files(digest, places):
+    every = -(-len(places) // READ_FILES)
+    for number, place in enumerate(places):
         try:
-            size = os.stat(path).st_size
-            digest.update(b"%d " % size)
+            digest.update(b"%d " % size_of(place))
             if number % every == 0:
-                with open(path, "rb") as file:
-                    file.seek(max(0, size - READ_BYTES))
-                    digest.update(file.read())
+                digest.update(tail_of(place, READ_BYTES))
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+            raise UserError(f"{place} cannot be read ({error.strerror})") from None

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field, fields
 
+from utils.data.rows import Reading
+
+GUESSED = Reading()
 FREE, GROWS = "free", "grows"
 
 
@@ -20,6 +23,7 @@ class TrainOptions:
     # data
     dataset: str = may_change("FashionMNIST")  # the folder may move: the images are compared
     data_dir: str = may_change("data/")
+    reading: Reading = field(default=GUESSED, metadata={"changes": FREE})
     batch_size: int = 128
     num_workers: int = may_change(8)
     image_size: int | None = None  # px; None: that of the weights or the network

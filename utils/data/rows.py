@@ -1,0 +1,156 @@
+"""From a list of labelled images, whatever held it, to a data set: classes, splits, order and names."""
+
+import itertools
+import pathlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from utils.core.card import read_classes
+from utils.core.errors import UserError
+from utils.core.text import plural
+from utils.data.image_folder import SPLIT_OF, SPLITS
+from utils.data.splits import Dataset, Split
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What to read where in data that are no class folders; None is guessed."""
+
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
+    group_regex: str | None = None  # what it finds in the name of an image, or its first group, is the image's group
+
+    @property
+    def given(self):
+        """{name: value} of what is not guessed."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass
+class Rows:
+    """Labelled images, one after the other, as they were found."""
+
+    places: list = field(default_factory=list)  # of the images: see utils.data.places
+    names: list = field(default_factory=list)  # of the images: see `relative_name`
+    labels: list = field(default_factory=list)  # names of classes
+    splits: list = field(default_factory=list)  # "train", "val" or "test"; or empty
+    groups: list = field(default_factory=list)  # text; or empty
+    notices: list = field(default_factory=list)
+
+    def __len__(self):
+        return len(self.places)
+
+    def append(self, place, name, label, split=None, group=None):
+        self.places.append(place)
+        self.names.append(name)
+        self.labels.append(label)
+        if split is not None:
+            self.splits.append(split)
+        if group is not None:
+            self.groups.append(group)
+
+
+def split_named(text, where):
+    """The split that `text` names, in any case. Raises UserError, naming `where`, for others."""
+    split = SPLIT_OF.get(str(text).strip().lower())
+    if split is None:
+        known = ", ".join(name for names in SPLITS.values() for name in names)
+        raise UserError(f"{where} names the split {text!r}; known are {known}", option="split_column")
+    return split
+
+
+def relative_name(path, root=None):
+    """The name that an image has in every kind of data set: what follows its split folder, else its path below `root`.
+
+    `photos/train/cat/1.jpg`, `train/cat/1.jpg` and `cat/1.jpg` all give `cat/1.jpg`, so that the same images are held out.
+    """
+    path = pathlib.PurePath(path)
+    parts = path.parts
+    for number, part in enumerate(parts[:-1]):
+        if part.lower() in SPLIT_OF and number + 1 < len(parts) - 1:
+            return "/".join(parts[number + 1 :])
+    if root is not None and path.is_relative_to(root):
+        path = path.relative_to(root)
+    return path.as_posix()
+
+
+def without_common_folders(names):
+    """The names without the folders that all of them begin with: those of class folders begin with the class."""
+    first, last = (name.split("/")[:-1] for name in (min(names), max(names)))  # what these share, all share
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    return [name.split("/", common)[-1] for name in names]
+
+
+def split_in_path(path):
+    """The split that a folder in a path names, or None."""
+    return next((SPLIT_OF[part.lower()] for part in pathlib.PurePath(path).parts[:-1] if part.lower() in SPLIT_OF), None)
+
+
+def dataset_of_rows(name, rows, complete=True, class_file=None):
+    """A Dataset of Rows, its images in the order in which class folders would have them.
+
+    Classes are the labels, sorted; where they are whole numbers and `class_file` exists, the lines of it from 0 on. For
+    training (`complete`) there must be training images, and no class in another split that they lack; where the other split
+    lacks one, a notice says so. Raises UserError for what is missing.
+    """
+    if not len(rows):
+        raise UserError(f"{name} holds no images", option="dataset")
+    _name_classes(rows, class_file)
+    names = without_common_folders(rows.names)
+    splits = np.array(rows.splits or ["train"] * len(rows))
+    if complete and "train" not in splits:
+        raise UserError(f"{name} has {' and '.join(sorted(set(splits)))} images but none to train on", option="dataset")
+    of_split = {split: {rows.labels[i] for i in np.flatnonzero(splits == split)} for split in SPLITS if split in splits}
+    classes = sorted(of_split["train"] if complete else set(rows.labels))
+    if complete:
+        _compare_classes(name, classes, of_split, rows.notices)
+    number = {label: i for i, label in enumerate(classes)}
+    order = sorted(range(len(rows)), key=lambda i: (number[rows.labels[i]], _reading_order(names[i])))
+    labels, groups = np.array([number[label] for label in rows.labels]), np.array(rows.groups, dtype=object)
+    parts = {}
+    for split in of_split:
+        chosen = [i for i in order if splits[i] == split]
+        places, keys = ([values[i] for i in chosen] for values in (rows.places, names))
+        parts[split] = Split(split, labels[chosen], None, places, None, keys, groups[chosen] if rows.groups else None)
+    return Dataset(name, classes, parts.get("train"), parts.get("val"), parts.get("test"), rows.notices)
+
+
+def _reading_order(name):
+    *folders, base = name.split("/")
+    return folders, base
+
+
+def _name_classes(rows, class_file):
+    if class_file is None or not class_file.is_file() or not all(label.isdecimal() for label in set(rows.labels)):
+        return
+    names = read_classes(class_file)
+    most = max(map(int, set(rows.labels)))
+    if most < len(names):
+        rows.notices.append(f"the labels are numbers: {class_file} names their classes, from 0 on")
+        rows.labels = [names[int(label)] for label in rows.labels]
+
+
+def _compare_classes(name, classes, of_split, notices):
+    for split, labels in of_split.items():
+        unknown = sorted(labels.difference(classes))
+        if unknown:
+            raise UserError(f"{name}: the {split} images have classes that no training image has: {listed(unknown)}", "dataset")
+        missing = [label for label in classes if label not in labels]
+        if missing:
+            notices.append(f"no {split} image has {plural(len(missing), 'class', 'classes')}: {listed(missing)}")
+
+
+def listed(names, most=5):
+    """`a, b, c and 4 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def counted(reasons):
+    """A list of (reason, example) as lines: `2 images (listed twice): a.jpg, b.jpg`."""
+    examples = {reason: [text for other, text in reasons if other == reason] for reason in Counter(r for r, _ in reasons)}
+    return [f"{plural(len(found), 'image')} ({reason}): {listed(found, 3)}" for reason, found in examples.items()]
