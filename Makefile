@@ -18,6 +18,7 @@ demo: setup
 	$(BIN)/python train.py -m custom -d digits --image_size 32 --batch_size 64 --max_epoch 20 --wp_epoch 2 --ema
 	$(BIN)/python eval.py -w weights/digits/custom/best_model.pth
 	$(BIN)/python export.py -w weights/digits/custom/best_model.pth -e onnx
+	$(BIN)/python report.py -w weights/digits/custom
 	$(BIN)/python predict.py -i docs/images/digit.png -m weights/digits/custom/converted_models/custom_onnx.onnx
 
 # Half the cores' worth of processes would wait for each other's threads: one thread each, one process a core.

@@ -1,13 +1,8 @@
 """The findings as one HTML page with thumbnails, which opens without a network."""
 
-import base64
-import io
-
-from jinja2 import Environment
-from PIL import Image
-
 from utils.core.errors import UserError
 from utils.core.images import load_image
+from utils.core.pages import data_address, page_environment
 
 MOST = 50  # findings of one kind on the page
 SIDE = 160  # px of a thumbnail
@@ -43,8 +38,8 @@ def render(name, classes, counts, findings):
 
     counts: {split: {class: images}}; findings: {kind: [Finding]}. Names are escaped, so that none is taken for markup.
     """
-    environment = Environment(autoescape=True, trim_blocks=True)
-    return environment.from_string(TEMPLATE).render(
+    template = page_environment().from_string(TEMPLATE)
+    return template.render(
         name=name,
         classes=classes,
         counts=counts,
@@ -58,12 +53,8 @@ def render(name, classes, counts, findings):
 
 
 def _thumbnail(path):
-    """A small JPEG as a data address, or None for a file that shows nothing."""
+    """A small image as a data address, or None for a file that shows nothing."""
     try:
-        image = load_image(path)
+        return data_address(load_image(path), SIDE)
     except UserError:
         return None
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,28 @@
+"""Which model files a report is on, what to call them, and where the report goes."""
+
+import pathlib
+import re
+
+from utils.core.files import RESULTS
+
+OF_A_RUN = ("best_model.pth", "last.pth")  # what train.py calls its checkpoints, in a folder that has the model's name
+LONGEST = 120  # characters of a file name
+
+
+def model_file(place):
+    """The model file that the folder of a run, or a file, stands for."""
+    path = pathlib.Path(place)
+    return path / OF_A_RUN[0] if path.is_dir() else path
+
+
+def names_of(paths):
+    """A short name for each model file: its folder's for a checkpoint of a run; the whole path where two are alike."""
+    names = [path.parent.name if path.name in OF_A_RUN else path.stem for path in paths]
+    return names if len(set(names)) == len(names) else list(map(str, paths))
+
+
+def default_output(runs):
+    """Where the page on a list of Runs goes unless it is said: results/reports/<data set>_<name>.html."""
+    name = "_".join([runs[0].dataset.name, "_and_".join(run.name for run in runs)])
+    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return RESULTS / "reports" / f"{safe[:LONGEST]}.html"

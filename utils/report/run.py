@@ -1,0 +1,46 @@
+"""What a report knows of one trained model: its answers to a split, and what was gathered around them."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from utils.core.card import ModelCard
+from utils.data.splits import Dataset, Split
+from utils.evaluation.evaluate import Evaluation
+from utils.report.curves import Curves
+
+
+@dataclass
+class Run:
+    """One model. `result` is what `summarise` made of `evaluation`; what could not be had is None, and `notes` says why."""
+
+    name: str  # short, for headings: unlike that of the other run
+    path: str  # of the model file
+    card: ModelCard
+    split: Split
+    dataset: Dataset
+    evaluation: Evaluation
+    result: dict
+    arithmetic: str  # what computes, in words
+    device: str
+    machine: dict  # as `describe_machine` gives it
+    curves: Curves | None = None
+    samples: object = None  # utils.report.samples.Samples
+    files: list = field(default_factory=list)  # utils.report.files.ExportedFile
+    network: object = None  # utils.report.network.Network
+    findings: dict | None = None  # {kind: [utils.doctor.findings.Finding]}; None where no files were looked through
+    notes: dict = field(default_factory=dict)  # section -> a sentence
+
+    @property
+    def classes(self):
+        return self.card.classes
+
+    @property
+    def correct(self):
+        """bool (n,): which images are answered right, in the order of the split."""
+        return (self.evaluation.logits.argmax(1) == self.evaluation.labels).numpy()
+
+    def counts(self):
+        """{split: images of each class, int64 (C,)} of the whole data set."""
+        splits = [part for part in (self.dataset.train, self.dataset.val, self.dataset.test) if part]
+        return {part.name: np.bincount(part.labels, minlength=len(self.classes)) for part in splits}
