@@ -67,7 +67,7 @@ def _files(run):
     share = f"all {plural(worst.images, 'image')}" if worst.agreeing == worst.images else \
         f"{worst.agreeing:,} of {plural(worst.images, 'image')}"  # fmt: skip
     if len(asked) == 1:
-        return f"The exported file {worst.name} answers {share} as the checkpoint does."
+        return f"The exported file {worst.name} answers {share} that it was asked about as the checkpoint does."
     return f"{len(asked)} exported files were asked too; the one that differs most, {worst.name}, answers {share} alike."
 
 
