@@ -23,7 +23,7 @@ from utils.core.errors import UserError
 from utils.report.model_card import check_card_place
 from utils.report.page import SECTIONS
 
-HOSTILE = ("<script>alert(1)<", '"><img src=x onerror=alert(1)>', "a\u202eb & c")  # names of classes, which are folders
+HOSTILE = ("<script>alert(1)<", '"><img src=x onerror=alert(1)>', "a &amp; b")  # names of classes, which are folders
 
 
 class Page(html.parser.HTMLParser):
@@ -112,7 +112,7 @@ def hostile_page(call, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     photos = make_photos(folder / "photos", sorted(HOSTILE), train=4, val=4)
     for path in sorted(photos.glob("val/*/0.jpg")):
-        path.rename(path.with_name("<b onclick=alert(1)>'&quot;.jpg"))
+        path.rename(path.with_name("<b onclick=alert(1)>'&quot;\u202e.jpg"))
     victim = sorted(photos.glob("train/*/1.jpg"))[0]
     shutil.copy(victim, victim.with_name("again.jpg"))
     random_run(folder, sorted(HOSTILE), photos, history=history(random_erasing=0.5, mixup=0.2, cutmix=1.0))
@@ -176,8 +176,9 @@ def test_nothing_comes_from_elsewhere(digits_page):
 def test_names_are_no_markup(hostile_page):
     page = Page(hostile_page)
     assert len(page.scripts) == 2 and not any("onerror" in facts or "onclick" in facts for _, facts in page.tags)
-    assert "<script>alert(1)<" in page.text and "<b onclick=alert(1)>" in page.text and "\u202e" not in page.text
-    assert json.loads(page.scripts[0])["names"] == [name.replace("\u202e", r"\u202e") for name in sorted(HOSTILE)]
+    assert "<script>alert(1)<" in page.text and "<b onclick=alert(1)>" in page.text and "a &amp; b" in page.text
+    assert "\\u202e.jpg" in page.text and "\u202e" not in page.text
+    assert json.loads(page.scripts[0])["names"] == sorted(HOSTILE)
     card = hostile_page.with_name("MODEL_CARD.md").read_text()
     assert r"\<script\>alert(1)\<" in card and "<img" not in card.replace(r"\<img", "") and "\u202e" not in card
 
