@@ -4,6 +4,7 @@ Run as a process of its own, `python ask.py <<< '[["model", "a.onnx"], ["state",
 process, or that takes for ever, is known by its place in the list.
 """
 
+import contextlib
 import faulthandler
 import json
 import pathlib
@@ -41,7 +42,32 @@ def resume(path):
     return build_trainer(TrainOptions(**options, resume=str(path)), torch.device("cpu")).fit()
 
 
-KINDS = {"model": ask_model, "state": resume}
+def read_image(path):
+    """What all readers of images make of a file: its size. They agree on whether it can be read."""
+    from utils.core.card import ModelCard
+    from utils.core.errors import UserError
+    from utils.core.images import MAX_PIXELS, load_image, preprocess
+    from utils.data.splits import Split
+    from utils.data.stores import FileStore
+    from utils.doctor.facts import read_facts
+
+    facts = read_facts((path, "train", 0))
+    store = FileStore(Split("train", np.zeros(1, np.int64), paths=[pathlib.Path(path)]), 24)
+    pixels = None
+    with contextlib.suppress(UserError):
+        pixels = store.gather([0]).data
+    try:
+        image = load_image(path, MAX_PIXELS)
+    except UserError as error:
+        assert facts.fault and pixels is None and "TimeoutError" not in str(error), (facts.fault, pixels)
+        raise
+    assert pixels is not None and not facts.fault, (facts.fault, pixels)
+    prepared = preprocess(image, ModelCard("custom", ["a"], 21))
+    assert prepared.shape == (1, 3, 21, 21) and np.isfinite(prepared).all() and min(pixels.shape[2:]) <= 24
+    return image.size
+
+
+KINDS = {"model": ask_model, "state": resume, "image": read_image}
 
 
 def outcome(kind, path):

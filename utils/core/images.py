@@ -13,6 +13,7 @@ LONGEST = 4  # of an image so many times as long as wide, or longer, resizing gi
 MOST_RESIZED = 1 << 22  # pixels: as many of such an image are resized without a thought for the memory
 SMALL_PART = 4  # values that all lie in this part (a quarter) of their range most likely have fewer bits
 FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampling.BICUBIC, 2)}  # and its reach, in pixels
+PROGRAMS = ("EPS", "WMF")  # drawn by Ghostscript or Windows: not with a stranger's file
 ODD = "odd values"  # key in `info` of a loaded image: what is odd about its values, in words
 BITS_PER_SAMPLE = 258  # TIFF tag
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: long descriptions are no reason to refuse an image
@@ -61,6 +62,14 @@ def _on_black(image):
     return image.convert("RGB")
 
 
+def refusal(image, max_pixels=MAX_PIXELS):
+    """Why an opened image is not decoded, in words that follow its name, or None."""
+    width, height = image.size
+    if image.format in PROGRAMS:
+        return f"holds {image.format}, which a program would have to run"
+    return f"has {width}×{height} pixels, over the limit of {max_pixels:,}" if width * height > max_pixels else None
+
+
 def load_image(path, max_pixels=MAX_PIXELS):
     """Decode one file into a Pillow RGB image, upright. Anything else than a path has `content()`, a binary stream.
 
@@ -71,9 +80,9 @@ def load_image(path, max_pixels=MAX_PIXELS):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path.content() if hasattr(path, "content") else path) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise UserError(f"{path} has {width}×{height} pixels, over the limit of {max_pixels:,}")
+                reason = refusal(image, max_pixels)
+                if reason:
+                    raise UserError(f"{path} {reason}")
                 return to_rgb(image)
     except UserError:
         raise

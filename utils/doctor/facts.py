@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from utils.core.images import ODD, to_rgb
+from utils.core.images import ODD, refusal, to_rgb
 from utils.core.machine import cores
 
 THUMBNAIL = 64  # px, the side of the grey square that copies are compared by
@@ -67,6 +67,9 @@ def read_facts(place):
             with Image.open(io.BytesIO(content)) as image:
                 stored = {"size": image.size, "mode": image.mode, "format": image.format or ""}
                 rotated = image.getexif().get(ORIENTATION, 1) != 1
+                reason = refusal(image)
+                if reason:
+                    return Facts(path, split, label, digest, reason)
                 rgb = to_rgb(image)
     except UnidentifiedImageError:
         return Facts(path, split, label, digest, "no image that Pillow knows")
