@@ -13,7 +13,7 @@ from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import read_classes
 from utils.core.errors import run
-from utils.core.files import RESULTS, protect, write_json, write_text
+from utils.core.files import RESULTS, place_name, protect, result_name, write_json, write_text
 from utils.core.machine import keep_memory
 from utils.core.text import csv_text, plural, printable, shortened
 from utils.data.flags import add_reading, reading_of
@@ -26,7 +26,8 @@ def parser():
     cli.add_card_facts(model)
     data = cli.add_data(p, default=None)
     add_reading(data)
-    data.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one, else val")
+    data.add_argument("--split", choices=("train", "val", "test"),
+                      help="default: test where there is one, else val; of another folder without them, all")  # fmt: skip
     data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")
     cli.add_device(p)
     p.add_argument("--output", metavar="FILE", help="the JSON; default: results/accuracy/<dataset>/<name>.json")
@@ -54,24 +55,29 @@ def main():
         print(file.warning(), file=sys.stderr)
     card = file.card
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
-    name = "_".join(filter(None, (card.file_name, card.training.get("name"), kind)))
+    name = result_name(card, args.weights, kind, args.image_size and f"{args.image_size}px")
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, changes_of(args))
     protect(*files_of(split.paths or ()))
-    count = plural(len(split), "image")
+    for notice in dataset.notices:
+        print(notice, file=sys.stderr)
+    count, source = plural(len(split), "image"), args.dataset or card.training["dataset"]
     print(f"{name} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
         "dataset": dataset.name,
+        "measured": f"{'the whole' if split.name == 'all' else split.name} of {source}: {count}",
+        "image_size": card.image_size,
         "weights": str(args.weights),
         "images/s": round(len(split) / evaluation.seconds, 1),
         "device": describe_machine() | {"used": file.device},
         "precision": file.arithmetic,
         "batch_size": args.batch_size,
     }
+    place = place_name(source, dataset.name)
     wrong = mistakes(evaluation, split, card.classes)
     result["mistakes"] = [dict(zip(("class", "answer", "probability", "image"), item[1:], strict=True)) for item in wrong]
-    path = pathlib.Path(args.output or RESULTS / "accuracy" / dataset.name / f"{name}.json")
+    path = pathlib.Path(args.output or RESULTS / "accuracy" / place / f"{name}.json")
     write_json(path, result)
     beside = {what: path.with_name(f"{path.stem}_{what}") for what in ("confusion.png", "mistakes.png", "confusions.csv")}
     plots.confusion_matrix(result["confusion matrix"], card.classes, beside["confusion.png"], f"{name}, {split.name}")

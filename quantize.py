@@ -17,7 +17,7 @@ from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, protect, write_json
+from utils.core.files import RESULTS, place_name, protect, result_name, write_json
 from utils.core.machine import keep_memory
 from utils.export.quantize import QUANTIZERS
 from utils.inference.formats import converted_folder
@@ -73,7 +73,8 @@ def main():
     network, card = load_model(args.weights, args.model, classes, args.image_size)
     if card.scheme:
         raise UserError(f"--weights {args.weights} is quantized already ({card.scheme}); give the fp32 checkpoint")
-    path = pathlib.Path(args.output or converted_folder(args.weights) / scheme.file_name(card.file_name))
+    name = scheme.file_name(card.file_name + "_equalized" * args.equalize)
+    path = pathlib.Path(args.output or converted_folder(args.weights) / name)
     dataset, why = find_dataset(card, args.dataset, args.data_dir, required=scheme.calibrated)
     split = dataset.held_out if dataset else None
     if dataset and split is None:
@@ -100,8 +101,11 @@ def main():
     }
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
     result = facts | measured | closing | {"device": str(device), "machine": describe_machine()}
-    folder = RESULTS / "quantization" / (dataset.name if dataset else "no_dataset")
-    target = write_json(folder / f"{card.file_name}_{args.scheme}.json", result)
+    place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
+    named = result_name(
+        card, args.weights, args.scheme, "equalized" * args.equalize, args.image_size and f"{args.image_size}px"
+    )
+    target = write_json(RESULTS / "quantization" / place / f"{named}.json", result)
     print(describe(result, card, why))
     print(f"written: {path} and {target}")
     return status

@@ -153,11 +153,10 @@ def _agreed(path, card, model, classes, image_size):
     for option, (wanted, own) in given.items():
         if wanted is not None and wanted != own:
             raise UserError(f"{wanted} contradicts the card of {path}, which says {own}; leave it out", option=option)
-    if classes is None:
-        return card
-    if len(classes) != card.num_classes:
-        raise UserError(f"{path} was trained on {card.num_classes} classes, not on {len(classes)}", option="classes")
-    return card.replace(classes=list(classes))
+    try:
+        return card.renamed(classes)
+    except UserError as error:
+        raise UserError(f"the names do not suit {path}: {error}", option="classes") from None
 
 
 def _card_from_weights(path, state, model, classes, image_size):

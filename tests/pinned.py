@@ -82,7 +82,7 @@ WRITTEN = {
     **{f"complexity_{tool}.py": f"results/complexity/custom_32px_complexity_{tool}.json" for tool in TOOLS},
 }
 BENCHMARK = [("benchmark.py", "-w", BEST, "--all")]
-BENCHMARK_WRITTEN = {"benchmark.py": "results/benchmarks/digits_custom.json"}
+BENCHMARK_WRITTEN = {"benchmark.py": "results/benchmark/digits_custom.json"}
 # Dictionaries whose keys are names of classes, layers, operators or files: their keys count as "*".
 NAMED = ("per class", "images.train", "images.val", "missing", "by_operator", "unknown_operators")
 

@@ -94,7 +94,7 @@ def test_a_new_format_is_exported_answered_evaluated_and_compared(toy, weights, 
 
     file.rename(tmp_path / "renamed.zip")  # its content tells
     assert main_of("eval", "-w", "renamed.zip")[0] == 0
-    assert json.loads((tmp_path / "results/accuracy/digits/custom_toy.json").read_text())["Acc@1"] > 0.9
+    assert json.loads((tmp_path / "results/accuracy/digits/custom_toy_renamed.json").read_text())["Acc@1"] > 0.9
     (tmp_path / "renamed.zip").rename(file)
 
     out = main_of("benchmark", "-w", weights)[1]

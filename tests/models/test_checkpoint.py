@@ -46,7 +46,7 @@ def test_the_card_speaks_and_contradictions_name_both_values(tmp_path):
     for wrong, message in (
         ({"model": "resnet18"}, "resnet18 contradicts .* custom"),
         ({"image_size": 64}, "64 contradicts .* 32"),
-        ({"classes": ["a"]}, "trained on 2 classes, not on 1"),
+        ({"classes": ["a"]}, "it has 2 classes, not 1"),
     ):
         with pytest.raises(UserError, match=message):
             load_model(path, **wrong)

@@ -31,7 +31,10 @@ def quick(monkeypatch):
 
 
 def facts(accuracy, megabytes, *latencies, images=10_000):
-    times = [{"batch": batch, "median_ms": ms} for batch, ms in zip((1, 32), latencies, strict=True)]
+    times = [
+        {"batch": batch, "median_ms": ms, "low_ms": 0.9 * ms, "high_ms": 1.1 * ms}
+        for batch, ms in zip((1, 32), latencies, strict=True)
+    ]
     score = {} if accuracy is None else {"Acc@1": accuracy, "Acc@1 95 % interval": [accuracy - 0.006, accuracy + 0.006]}
     return score | {"bytes": megabytes * 1e6, "latency": times}
 
@@ -40,7 +43,7 @@ def facts(accuracy, megabytes, *latencies, images=10_000):
     ("before", "after", "words", "status"),
     [
         (facts(0.90, 40, 4, 80), facts(0.899, 10, 2, 40), "use it: 4.00 × smaller, 2.00 × the speed at batch 1", 0),
-        (facts(0.90, 40, 4, 80), facts(0.90, 10, 4.1, 80), "use it: 4.00 × smaller, 0.98 × the speed at batch 1", 0),
+        (facts(0.90, 40, 4, 80), facts(0.90, 10, 4.1, 80), "use it: 4.00 × smaller, no difference in speed at batch 1", 0),
         (facts(0.90, 40, 4, 80), facts(0.90, 10, 8, 100), "smaller but slower here: keep fp32 for speed; 4.00 × smaller", 0),
         (facts(0.90, 40, 4, 80), facts(0.90, 10, 2, 100), "smaller but slower here at batch 32: keep fp32 for speed there", 0),
         (facts(0.90, 40, 4, 80), facts(0.893, 10, 2, 40), "accuracy lost: 0.70 points, beyond the interval; 4.00 × smaller", 0),
@@ -52,15 +55,40 @@ def facts(accuracy, megabytes, *latencies, images=10_000):
     ],
 )
 def test_verdict(before, after, words, status):
-    verdict = gains.judge({"before": before, "after": after, "images": 10_000}, max_drop=1.0)
+    verdict = gains.judge({"before": before, "after": after, "images": 10_000, "agreement": 0.995}, max_drop=1.0)
     assert verdict[0].startswith(words) and verdict[1] == status
     assert ("not measured" in verdict[0]) == ("Acc@1" not in before)
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ((2.6, 10, 19), "use it: 4.00 × smaller, no difference in speed"),  # ms of int8 beside 10.2, 10.4 and 11 of fp32
+        ((11.1, 12, 13), "smaller but slower here: keep fp32 for speed"),
+        ((5, 8, 10.3), "use it: 4.00 × smaller, no difference in speed"),
+        ((5, 6, 7), "use it: 4.00 × smaller, 1.73 × the speed"),
+    ],
+)
+def test_a_speed_within_the_spread_does_not_differ(times, words):
+    names = ("low_ms", "median_ms", "high_ms")
+    before, after = facts(0.90, 40, 4, 80), facts(0.90, 10, 4, 80)
+    before["latency"] = [{"batch": 1, **dict(zip(names, (10.2, 10.4, 11), strict=True))}]
+    after["latency"] = [{"batch": 1, **dict(zip(names, times, strict=True))}]
+    result = {"before": before, "after": after, "images": 100, "agreement": 1.0}
+    assert gains.judge(result, max_drop=1.0)[0].startswith(words)
+
+
+@pytest.mark.parametrize(("agreement", "words"), [(0.9, "answers otherwise: 90.00 % of 50 images alike"), (0.99, "use it")])
+def test_a_file_that_answers_otherwise_is_not_recommended(agreement, words):
+    result = {"before": facts(0.90, 40, 4, 80), "after": facts(0.90, 10, 2, 40), "images": 50, "agreement": agreement}
+    verdict, status = gains.judge(result, max_drop=1.0)
+    assert verdict.startswith(words) and status == 0
 
 
 def test_a_drop_within_a_wide_interval_still_counts():
     before, after = facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40)
     before["Acc@1 95 % interval"] = [0.80, 0.95]
-    verdict, status = gains.judge({"before": before, "after": after, "images": 50}, max_drop=1.0)
+    verdict, status = gains.judge({"before": before, "after": after, "images": 50, "agreement": 1.0}, max_drop=1.0)
     assert verdict.startswith("accuracy lost: 2.00 points, within the interval of 50 images (limit 1)") and status == 4
     assert gains.judge({"before": before, "after": after, "images": 50}, max_drop=2.5)[1] == 0
 
@@ -72,7 +100,7 @@ def test_every_scheme_on_digits(scheme, main_of, tmp_path):
         "quantize", "-w", weights, "--scheme", scheme, *(["--calibration", 64] * QUANTIZERS[scheme].calibrated)
     )
     path = tmp_path / "run" / "converted_models" / QUANTIZERS[scheme].file_name("custom")
-    result = json.loads((tmp_path / "results" / "quantization" / "digits" / f"custom_{scheme}.json").read_text())
+    result = json.loads((tmp_path / "results" / "quantization" / "digits" / f"custom_{scheme}_run.json").read_text())
     assert status == result["status"] == 0
     assert result["measured on"] == "digits test" and result["images"] == 359
     assert result["after"]["bytes"] == path.stat().st_size < 0.56 * result["before"]["bytes"]
@@ -137,7 +165,7 @@ def test_equalize_is_noted(main_of, tmp_path):
     flags = ("--scheme", "int8", "--equalize", "--calibration", 32, "--output", output)
     assert main_of("quantize", "-w", weights, *flags)[0] == 0
     assert output.exists() and not (tmp_path / "converted_models").exists()
-    assert json.loads((tmp_path / "results/quantization/digits/custom_int8.json").read_text())["equalized"] is True
+    assert json.loads((tmp_path / "results/quantization/digits/custom_int8_equalized.json").read_text())["equalized"] is True
 
 
 @pytest.mark.parametrize(("classes", "raw"), [(7, True), (10, False)])

@@ -131,6 +131,27 @@ class ModelCard:
             changes.setdefault("resize_size", None)
         return dataclasses.replace(self, **changes)
 
+    def renamed(self, classes):
+        """A copy with other class names, which may be a translation; None leaves them.
+
+        Raises UserError for another count, and where one of the names stands at another place than here: its answers would
+        be taken for those of another class.
+        """
+        if classes is None:
+            return self
+        if len(classes) != self.num_classes:
+            raise UserError(f"it has {self.num_classes} classes, not {len(classes)}")
+        places = {} if self.invented_classes else {name: place for place, name in enumerate(self.classes)}
+        moved = [name for place, name in enumerate(classes) if places.get(name, place) != place]
+        if moved:
+            changed = [name for name in classes if name not in places]
+            raise UserError(
+                f"it has the classes in another order: {_listed(moved)} "
+                + (f"({_listed(changed)} it does not know) " if changed else "")
+                + f"must stand as in {_listed(self.classes)}; leave the names out"
+            )
+        return self.replace(classes=list(classes), invented_classes=False)
+
     def to_dict(self):
         values = dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
         if not self.invented_classes:
@@ -214,6 +235,10 @@ def _are_words(value):
     return isinstance(value, list | tuple) and all(isinstance(word, str) and WORD.match(word) for word in value)
 
 
+def _listed(names, most=3):
+    return ", ".join(map(repr, names[:most])) + ", …" * (len(names) > most)
+
+
 def _short(value, most=60):
     """A value in few words; of a list with unsuitable names the first of them."""
     if isinstance(value, list | tuple):
@@ -226,6 +251,8 @@ TRAINING = {  # what other parts read from there
     "dataset": _is_path,
     "data_dir": _is_path,
     "val_fraction": lambda value: _is_number(value, 0, 1),
+    "reading": lambda value: isinstance(value, dict) and all(map(_is_text, [*value, *value.values()])),
+    "name": lambda value: value is None or (_is_text(value) and file_part(value) == value),  # it stands in file names
 }
 NEEDS = {  # see ModelCard.needs
     "arithmetic": _says_where,

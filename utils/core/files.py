@@ -9,6 +9,7 @@ import secrets
 import stat
 
 from utils.core.errors import UserError
+from utils.core.text import file_part
 
 RESULTS = pathlib.Path("results")
 TEMPORARY = ".tmp-"  # with this the names of unfinished files begin
@@ -87,6 +88,34 @@ def name_that_fits(stem, suffix):
     """A file name of at most 255 bytes, what file systems take: `stem` loses its end where it must."""
     room = 255 - len(os.fsencode(suffix))
     return (stem if len(os.fsencode(stem)) <= room else os.fsencode(stem)[:room].decode("utf-8", "ignore")) + suffix
+
+
+def result_name(card, weights, *facts):
+    """File name of results about a model file: its architecture, the name of its run, `facts`, and where it is from."""
+    trained_on = pathlib.Path(card.training.get("dataset", "")).name
+    return "_".join(
+        filter(None, (card.file_name, card.training.get("name"), *facts, origin(weights, card.file_name, trained_on)))
+    )
+
+
+def place_name(place, name):
+    """Folder name of results about a data set called `name` that was given as `place`: two folders of one name differ."""
+    return (origin(place) if os.path.exists(place) else "") or file_part(name)
+
+
+def origin(path, model=None, dataset=None):
+    """What of the path of a file or folder tells it from others, as a part of a file name; empty where nothing does.
+
+    Left out are the folder we are in, what every run has in its path, and what is called as the model or the data set is.
+    """
+    path = pathlib.Path(path)
+    inside = pathlib.Path(os.path.relpath(path))
+    parts = list(inside.parts if ".." not in inside.parts else path.resolve().parts[1:])
+    if parts and not path.is_dir():
+        parts[-1] = path.stem
+    usual = {"weights", "converted_models", "best_model", dataset}
+    kept = [part for part in parts if part not in usual and not (model and f"{part}_".startswith(f"{model}_"))]
+    return "-".join(map(file_part, kept[-2:]))
 
 
 def _identity(status):

@@ -53,10 +53,11 @@ def is_present(name, data_dir="data/"):
     return bool(reader_of(name) and reader_of(name).exists(name))
 
 
-def dataset_of(card, dataset=None, data_dir=None):
+def dataset_of(card, dataset=None, data_dir=None, some=False):
     """The data set that a model was trained on, as its card says, unless told otherwise; with the labels of the card.
 
-    Raises UserError where neither says, where the folder has gone, and where the classes are not those of the card.
+    For an evaluation `some` of its splits and classes will do. Raises UserError where neither says, where the folder has
+    gone, and where the classes are not those of the card.
     """
     facts = card.training
     name = dataset or facts.get("dataset")
@@ -66,8 +67,8 @@ def dataset_of(card, dataset=None, data_dir=None):
     if not data_dir and not is_present(name, place):
         place = "data/"  # nothing is downloaded to where a file says
     reading = Reading(**facts.get("reading", {})) if name == facts.get("dataset") else None  # columns of other data
-    opened = open_dataset(name, place, facts.get("val_fraction", 0.1), reading=reading)
-    match_classes(opened, card)
+    opened = open_dataset(name, place, facts.get("val_fraction", 0.1), complete=not some, reading=reading)
+    match_classes(opened, card, some)
     return opened
 
 
@@ -79,7 +80,17 @@ def match_classes(dataset, card, some=False):
     """
     theirs, ours = dataset.classes, card.classes
     unknown, missing = [c for c in theirs if c not in ours], [c for c in ours if c not in theirs]
-    if card.invented_classes and len(theirs) == len(ours):
+    numbers = all(name.isdecimal() for name in theirs) and theirs != sorted(theirs, key=int)
+    twice = next((name for name in ours if ours.count(name) > 1), None) if len({*ours}) < len(ours) else None
+    if card.invented_classes and len(theirs) == len(ours) and numbers:
+        raise UserError(
+            f"the file does not name its classes, and those of {dataset.name} are numbers, whose order as text is another: "
+            "name them, one a line, in the order of its outputs",
+            option="classes",
+        )
+    elif twice:
+        raise UserError(f"two classes of the model are called {twice!r}, so labels do not say which", option="classes")
+    elif card.invented_classes and len(theirs) == len(ours):
         card.classes, card.invented_classes = list(theirs), False
         order = ", ".join(theirs[:3]) + ", …" * (len(theirs) > 3)
         dataset.notices.append(f"the file does not name its classes: its outputs are taken for {order}, in that order")
@@ -92,6 +103,8 @@ def match_classes(dataset, card, some=False):
     elif unknown or (missing and not some):
         raise UserError(f"{dataset.name} has other classes than the model was trained on{_named(unknown, ours)}", "dataset")
     elif theirs != ours:
+        if missing:
+            dataset.notices.append(f"{dataset.name} has images of {len(theirs)} of the {len(ours)} classes of the model")
         order = np.array([ours.index(name) for name in theirs], dtype=np.int64)
         for split in dataset.splits:
             split.labels = order[split.labels]

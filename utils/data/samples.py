@@ -5,27 +5,51 @@ some real images asks `nearby_split`, or `example_images` for a few of them.
 """
 
 import contextlib
+import os
 
 import numpy as np
 from PIL import Image
 
 from utils.core.errors import UserError
-from utils.data.datasets import dataset_of, is_present, open_dataset
+from utils.data.datasets import DATASETS, dataset_of, is_present, match_classes, open_dataset
+from utils.data.rows import Reading
 
 
 def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
     """`(split, data set)` to report a score on: of the data set in the card unless told otherwise, test before val.
 
-    `changes` has what of the card's facts shall be otherwise, as `val_fraction` and `reading` (Reading.given).
-
-    Raises UserError where there is no such data set or split, and where the classes are not those of the card.
+    Any data will do, also with some of the classes only. Data that the model was not trained on are measured whole where they
+    have no test or val split: nothing of them is held out. The notices of the data set say what was left out. `changes` has
+    what of the card's facts shall be otherwise, as `val_fraction` and `reading` (Reading.given). Raises UserError where there
+    is no such data set or split, and where the classes are not those of the card.
     """
-    opened = dataset_of(card.replace(training=card.training | (changes or {})), dataset, data_dir)
-    chosen = getattr(opened, split) if split else opened.held_out
+    changes = changes or {}
+    if dataset and not _is_own(card, dataset):
+        opened = _open_whole(card, dataset, data_dir, changes)
+    else:
+        opened = dataset_of(card.replace(training=card.training | changes), dataset, data_dir, some=True)
+    chosen = getattr(opened, split) if split else opened.held_out or opened.train
     if chosen is None:
         there = ", ".join(part.name for part in (opened.train, opened.val, opened.test) if part)
         raise UserError(f"{opened.name} has no {split or 'val or test'} split; there are: {there}", option="split")
     return chosen, opened
+
+
+def _is_own(card, dataset):
+    """Whether a data set is the one that the card names."""
+    own = card.training.get("dataset")
+    if own is None or dataset in DATASETS or own in DATASETS:
+        return dataset == own or (own is None and dataset in DATASETS)
+    return os.path.realpath(dataset) == os.path.realpath(own)
+
+
+def _open_whole(card, dataset, data_dir, changes):
+    reading = Reading(**changes.get("reading", {}))
+    opened = open_dataset(dataset, data_dir or "data/", changes.get("val_fraction", 0), complete=False, reading=reading)
+    match_classes(opened, card, some=True)
+    if opened.train and not (opened.val or opened.test):
+        opened.train.name = "all"
+    return opened
 
 
 def find_dataset(card, dataset=None, data_dir=None, required=False):

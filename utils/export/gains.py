@@ -13,7 +13,7 @@ from utils.export.measure import INTERVAL, answers_of, as_json, scores_of, speed
 from utils.export.verify import export_model
 
 BATCHES = (1, 32)
-SLOWER = 1.05  # times the latency of fp32 before it is called slower: less is within the spread of a quiet machine
+AGREEMENT = 0.99  # share of the images that must be answered alike before a file is recommended
 
 
 def write_fp32(scheme, network, card, folder):
@@ -55,7 +55,7 @@ def judge(result, max_drop):
     before, after = result["before"], result["after"]
     smaller = before["bytes"] / after["bytes"]
     pairs = list(zip(before["latency"], after["latency"], strict=True))
-    speeds = ", ".join(f"{b['median_ms'] / a['median_ms']:.2f} × the speed at batch {b['batch']}" for b, a in pairs)
+    speeds = ", ".join(f"{_speed(b, a)} at batch {b['batch']}" for b, a in pairs)
     facts = f"{smaller:.2f} × smaller, {speeds}"
     if "Acc@1" in before:
         drop = 100 * (before["Acc@1"] - after["Acc@1"])
@@ -65,13 +65,23 @@ def judge(result, max_drop):
             limit = f" (limit {max_drop:g})" if drop > max_drop else ""
             return f"accuracy lost: {drop:.2f} points, {where}{limit}; {facts}", ACCURACY_LOST if drop > max_drop else 0
         facts += f", Acc@1 {-round(drop, 2) + 0.0:+.2f} points"
-    slower = [str(b["batch"]) for b, a in pairs if a["median_ms"] > SLOWER * b["median_ms"]]
+    if result["agreement"] < AGREEMENT:
+        alike = f"{100 * result['agreement']:.2f} % of {plural(result['images'], 'image')} alike"
+        return f"answers otherwise: {alike}, under {100 * AGREEMENT:g} %; look at those before you use it; {facts}", 0
+    slower = [str(b["batch"]) for b, a in pairs if a["low_ms"] > b["high_ms"]]
     if smaller < 1.05:
         return f"hardly smaller: keep fp32; {facts}", 0
     if slower:
         where = "" if len(slower) == len(pairs) else f" at batch {' and '.join(slower)}"
         return f"smaller but slower here{where}: keep fp32 for speed{where and ' there'}; {facts}", 0
     return f"use it: {facts}" + ("" if "Acc@1" in before else "; its accuracy is not measured"), 0
+
+
+def _speed(before, after):
+    """How two latencies compare, in words: where their 10th to 90th percentiles overlap, they do not differ."""
+    if after["low_ms"] <= before["high_ms"] and before["low_ms"] <= after["high_ms"]:
+        return "no difference in speed"
+    return f"{before['median_ms'] / after['median_ms']:.2f} × the speed"
 
 
 def describe(result, card, why):

@@ -98,7 +98,10 @@ class Predictor:
             raise UserError(f"{len(classes)} classes are named, but {self.path} answers with {count}", option="classes")
         if card.num_classes != count:
             raise UserError(f"the card of {self.path} names {card.num_classes} classes, but the file answers with {count}")
-        self.card = card.replace(classes=classes) if classes is not None else card
+        try:
+            self.card = card.renamed(classes)
+        except UserError as error:
+            raise UserError(f"the names do not suit {self.path}: {error}", option="classes") from None
 
     @property
     def shown(self):

@@ -39,7 +39,9 @@ class TorchPredictor(Predictor):
         """Raises UserError for a file that must not be given to torch."""
 
     def _run(self, batch):
-        with self.torch.inference_mode():
+        from utils.runtime.device import exact_matmul  # not above: torch is imported when a file is opened
+
+        with self.torch.inference_mode(), exact_matmul():
             outputs = self.network(self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         outputs = outputs[0] if isinstance(outputs, tuple | list) else outputs
         return outputs.float().cpu().numpy()
