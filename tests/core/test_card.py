@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.core.card import ModelCard, read_classes, resize_size
+from utils.core.card import READING, ModelCard, read_classes, resize_size
 from utils.core.errors import UserError
 
 PRINTABLE = st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"))
@@ -73,3 +73,11 @@ def test_a_card_that_asks_for_another_resizing_is_refused():
 def test_results_of_unlike_networks_have_unlike_names():
     assert ModelCard("resnet18", list("0123456789"), 224).result_name == "resnet18"
     assert ModelCard("resnet18", list("abc"), 32, norm_type="GN").result_name == "resnet18_32px_3classes_GN"
+
+
+def test_what_a_card_may_say_of_reading_is_what_readers_know():
+    from utils.data.rows import Reading
+
+    assert Reading.__dataclass_fields__.keys() == READING
+    with pytest.raises(UserError, match="training must be"):
+        ModelCard("custom", ["a"], training={"reading": {"command": "x"}})

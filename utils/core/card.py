@@ -247,11 +247,12 @@ def _short(value, most=60):
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+READING = {"image_column", "label_column", "split_column", "group_column", "group_regex"}  # fields of utils.data.rows.Reading
 TRAINING = {  # what other parts read from there
     "dataset": _is_path,
     "data_dir": _is_path,
     "val_fraction": lambda value: _is_number(value, 0, 1),
-    "reading": lambda value: isinstance(value, dict) and all(map(_is_text, [*value, *value.values()])),
+    "reading": lambda value: isinstance(value, dict) and READING >= value.keys() and all(map(_is_text, value.values())),
     "name": lambda value: value is None or (_is_text(value) and file_part(value) == value),  # it stands in file names
 }
 NEEDS = {  # see ModelCard.needs
