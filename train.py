@@ -68,6 +68,9 @@ def parser():
     optim.add_argument("--early_stop", type=int, default=d.early_stop, check=cli.at_least(0),
                        help="stop after so many evaluations without a better one; 0 is off")  # fmt: skip
     optim.add_argument("--seed", type=int, default=d.seed, check=cli.between(0, 2**32 - 1), help="of everything random")
+    optim.add_argument(
+        "--deterministic", action="store_true", help="two runs on one machine give equal weights; slower on GPUs"
+    )
 
     speed = p.add_argument_group("speed")
     speed.add_argument("--precision", default=d.precision, choices=("auto", "fp32", "bf16", "fp16"),
@@ -91,30 +94,29 @@ def parser():
 
 def contradictions(args):
     """Faults of flags that are right each alone."""
-    faults = []
-    if args.fp16 and args.bf16:
-        faults.append("--fp16 and --bf16 exclude each other")
-    if (args.fp16 or args.bf16) and "precision" in args.given:
-        faults.append("--precision already says it; leave out --fp16 and --bf16")
-    if "wp_epoch" in args.given and args.wp_epoch >= args.max_epoch:
-        faults.append(f"--wp_epoch {args.wp_epoch:g} leaves nothing of --max_epoch {args.max_epoch}; give less warm-up")
-    if args.plain_epochs is not None and args.plain_epochs > args.max_epoch:
-        faults.append(f"--plain_epochs {args.plain_epochs} is more than --max_epoch {args.max_epoch}")
-    if args.resize_size and args.image_size and args.resize_size < args.image_size:
-        faults.append(f"--resize_size {args.resize_size} is below --image_size {args.image_size}, the side of the crop")
-    if args.min_lr > args.base_lr:
-        faults.append(f"--min_lr {args.min_lr:g} is above --base_lr {args.base_lr:g}")
-    if args.start_epoch >= args.max_epoch:
-        faults.append(f"--start_epoch {args.start_epoch} is past --max_epoch {args.max_epoch}, which counts all epochs")
-    if args.start_epoch and args.resume:
-        faults.append("--resume knows the epoch to go on with; leave out --start_epoch")
-    if args.freeze and not (args.pretrained or args.resume):
-        faults.append("--freeze on random weights learns nothing; add --pretrained")
-    if args.class_weights and args.balanced_sampler:
-        faults.append("--class_weights and --balanced_sampler both correct the same imbalance; take one")
-    if args.batch_size == 1 and args.norm_type in ("BN", "SyncBN"):
-        faults.append("--batch_size 1 gives BatchNorm nothing to average over; give 2 or more, or --norm_type GN")
-    return faults
+    other_precision = args.fp16 or args.bf16 or args.precision not in ("auto", "fp32")
+    faults = {
+        "--fp16 and --bf16 exclude each other": args.fp16 and args.bf16,
+        "--precision already says it; leave out --fp16 and --bf16": (args.fp16 or args.bf16) and "precision" in args.given,
+        "--deterministic is in fp32; leave out the other precision": args.deterministic and other_precision,
+        "--deterministic excludes --compile, which chooses kernels by their time": args.deterministic and args.compile,
+        f"--wp_epoch {args.wp_epoch:g} leaves nothing of --max_epoch {args.max_epoch}; give less warm-up": (
+            "wp_epoch" in args.given and args.wp_epoch >= args.max_epoch),
+        f"--plain_epochs {args.plain_epochs} is more than --max_epoch {args.max_epoch}": (
+            args.plain_epochs is not None and args.plain_epochs > args.max_epoch),
+        f"--resize_size {args.resize_size} is below --image_size {args.image_size}, the side of the crop": (
+            args.resize_size and args.image_size and args.resize_size < args.image_size),
+        f"--min_lr {args.min_lr:g} is above --base_lr {args.base_lr:g}": args.min_lr > args.base_lr,
+        f"--start_epoch {args.start_epoch} is past --max_epoch {args.max_epoch}, which counts all epochs": (
+            args.start_epoch >= args.max_epoch),
+        "--resume knows the epoch to go on with; leave out --start_epoch": args.start_epoch and args.resume,
+        "--freeze on random weights learns nothing; add --pretrained": args.freeze and not (args.pretrained or args.resume),
+        "--class_weights and --balanced_sampler both correct the same imbalance; take one": (
+            args.class_weights and args.balanced_sampler),
+        "--batch_size 1 gives BatchNorm nothing to average over; give 2 or more, or --norm_type GN": (
+            args.batch_size == 1 and args.norm_type in ("BN", "SyncBN")),
+    }  # fmt: skip
+    return [fault for fault, is_there in faults.items() if is_there]
 
 
 def options_of(args):
@@ -158,7 +160,7 @@ def main():
             raise
         raise UserError(
             f"a process of the group was lost ({str(error).splitlines()[0][:120]}); torchrun --max_restarts 3 with train.py "
-            "--resume auto goes on from the last epoch by itself"
+            "--resume auto goes on by itself from what was saved last"
         ) from None
     if signum:
         distributed.say("--resume auto goes on from there")

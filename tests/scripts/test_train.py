@@ -292,6 +292,8 @@ MISTAKES = {
     "long warm-up": (("--wp_epoch", "20", "--max_epoch", "12"), "--wp_epoch 20 leaves nothing of --max_epoch 12"),
     "misspelt flag": (("--batchsize", "4"), "did you mean --batch_size"),
     "two precisions": (("--fp16", "--bf16"), "exclude each other"),
+    "deterministic and fast": (("--deterministic", "--compile"), "--deterministic excludes --compile"),
+    "deterministic in bf16": (("--deterministic", "--bf16"), "--deterministic is in fp32"),
     "frozen random": (("--freeze",), "--pretrained"),
     "pretrained norm": (("--pretrained", "--norm_type", "GN"), "BatchNorm"),
     "too small": (("--image_size", "4"), "--image_size 4 must be from 8 to 4096"),

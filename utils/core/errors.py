@@ -15,6 +15,7 @@ PLACES = (
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
 OF_BARS = ("\r", "\x1b[A")  # what a progress bar steers the terminal with
+NOT_DETERMINISTIC = "does not have a deterministic implementation"  # in the RuntimeError of torch
 OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in the RuntimeError of torch
 
 flags = {}  # parameter name -> the flag of the running script that sets it; its parser fills this in
@@ -80,6 +81,8 @@ def explain(error):
         return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)):
         return "there is not enough memory for this; give a smaller image size, batch size or model"
+    if isinstance(error, RuntimeError) and NOT_DETERMINISTIC in str(error):
+        return f"{str(error).split()[0]} {NOT_DETERMINISTIC} on this device; train on the CPU, or not deterministic"
     return None
 
 

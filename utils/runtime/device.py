@@ -100,11 +100,20 @@ def send(values, device):
     return tensor.pin_memory().to(device, non_blocking=True) if kind_of(device).pins_memory else tensor.to(device)
 
 
-def prefer_fast_matmul():
-    """Allow TF32 in fp32 matrix products and convolutions on CUDA, and let cuDNN time its algorithms."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+def choose_algorithms(deterministic=False):
+    """How CUDA multiplies and convolves: fast, with TF32 and the algorithms that cuDNN has timed, or always the same way.
+
+    `deterministic` takes full fp32 and, on every device, no algorithm whose result depends on the order in which threads
+    finish. Where there is none, torch raises a RuntimeError. Call it before anything is computed on CUDA.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # to say so takes an import
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cuda.matmul.allow_tf32 = not deterministic
+    torch.backends.cudnn.allow_tf32 = not deterministic
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from utils.kernels.convert import is_compiled, use_training_kernels
 from utils.runtime import distributed
 from utils.runtime.compile import compile_whole, trial_step
 from utils.runtime.config import RunConfig
-from utils.runtime.device import prefer_fast_matmul, share_cores
+from utils.runtime.device import choose_algorithms, share_cores
 from utils.runtime.distributed import from_main, say
 from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
 from utils.training.batches import BatchPlan
@@ -44,10 +44,11 @@ def build_trainer(options, device, stop=None):
     options = replace(options, image_size=preprocessing(options.model, options.image_size, options.pretrained)["image_size"])
     check_options(options, device)
     keeps_memory = keep_memory()
-    prefer_fast_matmul()
+    choose_algorithms(options.deterministic)
     seed_everything(options.seed)
     dataset, card = open_data(options)
-    precision = announced(from_main(possible_precision, options.precision, device))
+    wanted = "fp32" if options.deterministic else options.precision
+    precision = announced(from_main(possible_precision, wanted, device))
     files = RunFiles(run_folder(options, card, dataset, precision))
     announced((None, files.hold()))
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device)
@@ -99,6 +100,8 @@ def check_options(options, device):
         raise UserError(f"{options.resize_size} is below {options.image_size} px, the side of the crop", option="resize_size")
     if options.norm_type == "SyncBN" and device.type == "cpu" and distributed.world_size() > 1:
         raise UserError("SyncBN in several processes needs CUDA; give BN or GN on the CPU", option="norm_type")
+    if options.deterministic and (options.compile or options.precision not in ("auto", "fp32")):
+        raise UserError("a deterministic run is fp32 and not compiled, as kernels are chosen by time", option="deterministic")
     if options.resume not in (None, "auto"):
         from_main(check_training_state, options.resume)
 

@@ -61,6 +61,7 @@ class TrainOptions:
     # speed
     precision: str = may_change("auto")  # compared as it was settled
     compile: bool = False
+    deterministic: bool = False
     # output
     path_to_save: str = may_change("weights/")
     save_every: float = may_change(15.0)  # minutes between two saves inside an epoch; 0 saves after each epoch only
