@@ -33,6 +33,7 @@ def parser():
     data.add_argument("--val_fraction", type=float, default=d.val_fraction, check=cli.between(0, 1, closed=False),
                       help="share of train held out for selection where there is no val/; 0 trains on all")  # fmt: skip
     data.add_argument("--cache", default=d.cache, choices=CACHES, help="keep decoded images: in memory, in a file, or not")
+    data.add_argument("--skip_broken", action="store_true", help="train without the images that do not decode, and list them")
     data.add_argument("--augment", default=d.augment, choices=list_augmentations(), help="random changes of training images")
     data.add_argument("--plain_epochs", type=int, check=cli.at_least(0), metavar="N",
                       help="last epochs without augmentation; default: three quarters of the run, but at most 15")  # fmt: skip

@@ -15,8 +15,13 @@ PLACES = (
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
 OF_BARS = ("\r", "\x1b[A")  # what a progress bar steers the terminal with
-NOT_DETERMINISTIC = "does not have a deterministic implementation"  # in the RuntimeError of torch
-OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in the RuntimeError of torch
+NO_MEMORY = "there is not enough memory for this; give a smaller image size, batch size or model"
+SIGNS = {  # what a RuntimeError of torch says -> what that means
+    "DefaultCPUAllocator: can't allocate memory": NO_MEMORY,
+    "does not have a deterministic implementation": "an operator of this model has no deterministic algorithm on this device; "
+    "train it on the CPU, or not deterministic",
+    "DataLoader worker (pid": "a loader process has died, as the system ends one when memory is short; give fewer of them",
+}
 
 flags = {}  # parameter name -> the flag of the running script that sets it; its parser fills this in
 
@@ -79,10 +84,10 @@ def explain(error):
         return f"the package {package} is missing: activate the environment (source .venv/bin/activate) or make it (make setup)"
     if isinstance(error, OSError) and error.errno in PLACES:
         return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)):
-        return "there is not enough memory for this; give a smaller image size, batch size or model"
-    if isinstance(error, RuntimeError) and NOT_DETERMINISTIC in str(error):
-        return f"{str(error).split()[0]} {NOT_DETERMINISTIC} on this device; train on the CPU, or not deterministic"
+    if isinstance(error, MemoryError):
+        return NO_MEMORY
+    if isinstance(error, RuntimeError):
+        return next((sentence for sign, sentence in SIGNS.items() if sign in str(error)), None)
     return None
 
 

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from utils.core.errors import UserError
 from utils.data.cache import open_store
 from utils.data.geometry import centre_crops, normalise
 from utils.runtime.device import send
@@ -32,7 +33,10 @@ def train_batches(store, labels, indices, device, workers=0, seed=0):
         worker_init_fn=_own_group,
         generator=torch.Generator().manual_seed(seed),  # its own, so that the global one stays where the run has it
     )
-    for pixels, batch_labels in loader:
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        pixels, batch_labels = batch
         yield pixels.to(device), send(batch_labels, device)
 
 
@@ -64,7 +68,11 @@ class _Gathered(torch.utils.data.Dataset):
         self.store, self.labels = store, labels
 
     def __getitem__(self, indices):
-        return self.store.gather(indices), self.labels[indices]
+        """(Pixels, labels), or the UserError of an image: the loader would wrap one that is raised in a log of its worker."""
+        try:
+            return self.store.gather(indices), self.labels[indices]
+        except UserError as error:
+            return error
 
 
 def _as_it_is(batch):

@@ -10,7 +10,7 @@ from models.build import build_model, check_model, freeze_trunk, head_of, prepro
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.machine import cores, keep_memory
-from utils.core.text import plural
+from utils.core.text import plural, printable
 from utils.data.datasets import open_dataset
 from utils.kernels.convert import is_compiled, use_training_kernels
 from utils.runtime import distributed
@@ -22,7 +22,7 @@ from utils.runtime.precision import fastest_precision, possible_precision, preci
 from utils.training.batches import BatchPlan
 from utils.training.board import Board
 from utils.training.checks import check_fit
-from utils.training.data import TrainingData
+from utils.training.data import TrainingData, leave_out_broken
 from utils.training.ema import ModelEMA
 from utils.training.files import RunFiles, check_training_state, find_earlier_run
 from utils.training.fingerprint import data_facts, fingerprint
@@ -46,11 +46,12 @@ def build_trainer(options, device, stop=None):
     keeps_memory = keep_memory()
     choose_algorithms(options.deterministic)
     seed_everything(options.seed)
-    dataset, card = open_data(options)
+    dataset, card, skipped = open_data(options)
     wanted = "fp32" if options.deterministic else options.precision
     precision = announced(from_main(possible_precision, wanted, device))
     files = RunFiles(run_folder(options, card, dataset, precision))
     announced((None, files.hold()))
+    say_skipped(skipped, files)
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device)
     saved = find_saved(options, files, run)
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
@@ -121,7 +122,7 @@ def announced(answer):
 
 
 def open_data(options):
-    """The data set and the card of a model for it; prints what is in it."""
+    """The data set, the card of a model for it, and what is wrong with each image that is left out; prints what is in it."""
     with distributed.first_here_first():
         dataset = open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
     images = preprocessing(options.model, options.image_size, options.pretrained)
@@ -129,12 +130,24 @@ def open_data(options):
     card = ModelCard(options.model, dataset.classes, norm_type=options.norm_type, **images)
     for notice in dataset.notices:
         say(notice)
-    sizes = ", ".join(f"{len(split):,} {split.name}" for split in (dataset.train, dataset.val, dataset.test) if split)
-    say(f"{dataset.name}: {plural(card.num_classes, 'class', 'classes')}, {sizes} images at {card.image_size} px")
     if options.no_test and dataset.test:
         say("the test images stay unread: this run is judged by the held-out images alone")
         dataset.test = None
-    return dataset, card
+    skipped = leave_out_broken(dataset) if options.skip_broken else []
+    sizes = ", ".join(f"{len(split):,} {split.name}" for split in (dataset.train, dataset.val, dataset.test) if split)
+    say(f"{dataset.name}: {plural(card.num_classes, 'class', 'classes')}, {sizes} images at {card.image_size} px")
+    return dataset, card, skipped
+
+
+def say_skipped(sentences, files, most=20):
+    """Print and write down which images are left out as broken."""
+    files.write_skipped(sentences)
+    if sentences:
+        more = [f"and {len(sentences) - most:,} more"] if len(sentences) > most else []
+        lines = [*map(printable, sentences[:most]), *more]
+        say(
+            f"left out {plural(len(sentences), 'image')} that cannot be decoded, listed in {files.skipped}:", *lines, sep="\n  "
+        )
 
 
 def find_saved(options, files, run):

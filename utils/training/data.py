@@ -8,12 +8,25 @@ import numpy as np
 import torch
 
 from utils.data.augment import erase, mix
+from utils.data.broken import broken_images, without
 from utils.data.cache import open_store
 from utils.data.loader import eval_batches, needs_workers, train_batches
 from utils.data.registry import AUGMENTATIONS
 from utils.data.sampling import balanced_weights, class_weights, epoch_order
 from utils.data.stores import TransformStore, resident
 from utils.runtime import distributed
+
+
+def leave_out_broken(dataset):
+    """Take the images that do not decode out of every split of a Dataset; return a sentence on each. Decodes every image."""
+    sentences = []
+    for name in ("train", "val", "test"):
+        split = getattr(dataset, name)
+        broken = distributed.from_main(broken_images, split, sys.stderr.isatty()) if split else []
+        if broken:
+            setattr(dataset, name, without(split, [index for index, _ in broken], dataset.classes))
+            sentences += [sentence for _, sentence in broken]
+    return sentences
 
 
 class TrainingData:

@@ -10,6 +10,7 @@ from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.files import replacing, write_json, write_text
 from utils.core.flag_files import RECORD
+from utils.core.text import printable
 from utils.evaluation import plots
 from utils.runtime.distributed import from_main, on_main
 from utils.training.checks import check_parts
@@ -25,6 +26,7 @@ class RunFiles:
         self.previous = self.folder / "last_previous.pth"  # what `last` was before: if it is damaged, a run goes on from here
         self.history, self.curves = self.folder / "history.json", self.folder / "curves.png"
         self.classes, self.arguments = self.folder / "classes.txt", self.folder / RECORD
+        self.skipped = self.folder / "skipped_files.txt"  # of the images that were left out as broken, where there are any
         self.continues = False  # whether `last` is of this run, and not of another one that this one replaces
         on_main(self.folder.mkdir, parents=True, exist_ok=True)
 
@@ -36,7 +38,8 @@ class RunFiles:
         on_main(lock.release, self.folder)
 
     def __iter__(self):
-        return iter((self.best, self.last, self.history, self.curves, self.classes, self.arguments))
+        files = (self.best, self.last, self.history, self.curves, self.classes, self.arguments, self.skipped)
+        return (path for path in files if path != self.skipped or path.exists())
 
     def save_last(self, state, card, run, plan):
         """The training state, from which a run resumes, with the Fingerprint of `run`; the one before is kept.
@@ -62,6 +65,13 @@ class RunFiles:
 
     def write_classes(self, classes):
         on_main(write_text, self.classes, "\n".join(classes) + "\n")
+
+    def write_skipped(self, sentences):
+        """What is wrong with each image that was left out, a line each; where there is none, an earlier list goes."""
+        if sentences:
+            on_main(write_text, self.skipped, "".join(f"{printable(sentence)}\n" for sentence in sentences))
+        else:
+            on_main(self.skipped.unlink, missing_ok=True)
 
     def write_arguments(self, text):
         on_main(write_text, self.arguments, text)

@@ -31,6 +31,7 @@ class TrainOptions:
     val_fraction: float = 0.1
     cache: str = may_change("auto")
     augment: str = "default"
+    skip_broken: bool = may_change(False)  # the images are compared
     plain_epochs: int | None = None  # None: three quarters of the run, but at most 15
     mixup: float = 0.0
     cutmix: float = 0.0
