@@ -1,32 +1,32 @@
 """Images that do not decode, found before a training and left out of it."""
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
 
 from utils.core.errors import UserError
-from utils.core.images import load_image
 from utils.core.machine import cores
 from utils.core.text import plural
 from utils.data.cache import CHUNK, _fork, _ignore_interrupts
 
-AT_A_TIME = 1 << 16  # files that are handed to the processes at once
+AT_A_TIME = 256  # chunks that are handed to the processes at once
 
 
 def broken_images(split, show=False):
     """`[(index, sentence)]` of the images of a Split that do not decode, each decoded once; none for a split of arrays."""
-    found, paths = [], split.paths or []
+    count = 0 if split.paths is None else len(split)
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    found = []
     with (
         ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=_ignore_interrupts) as pool,
-        tqdm(total=len(paths), desc=f"checking {split.name}", disable=not show, unit="img", leave=False) as bar,
+        tqdm(total=count, desc=f"checking {split.name}", disable=not show, unit="img", leave=False) as bar,
     ):
-        for first in range(0, len(paths), AT_A_TIME):
-            faults = pool.map(_fault, map(os.fspath, paths[first : first + AT_A_TIME]), chunksize=CHUNK)
-            for index, fault in enumerate(faults, first):
-                bar.update()
-                found += [(index, fault)] if fault else []
+        for first in range(0, len(chunks), AT_A_TIME):
+            some = chunks[first : first + AT_A_TIME]
+            for chunk, faults in zip(some, pool.map(_faults, [split.subset(chunk) for chunk in some]), strict=True):
+                bar.update(len(chunk))
+                found += [(chunk[number], sentence) for number, sentence in faults]
     return found
 
 
@@ -43,9 +43,12 @@ def without(split, indices, classes):
     return kept
 
 
-def _fault(path):
-    try:
-        load_image(path)
-    except UserError as error:
-        return str(error)
-    return None
+def _faults(split):
+    """`[(index, sentence)]`"""
+    found = []
+    for index in range(len(split)):
+        try:
+            split.image(index)
+        except UserError as error:
+            found.append((index, str(error)))
+    return found
