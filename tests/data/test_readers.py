@@ -1,6 +1,5 @@
 """Tables and lists give what class folders give; groups stay together; what is wrong is named."""
 
-import csv
 import json
 import pathlib
 import random
@@ -10,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import make_photos
+from labelled_images import write_table
 from PIL import Image
 
 from utils.core.errors import UserError
@@ -17,12 +17,6 @@ from utils.data.data_card import data_card
 from utils.data.datasets import open_dataset
 from utils.data.rows import Reading, relative_name, without_common_folders
 from utils.data.splits import split_by_name
-
-
-def write_table(path, rows, header=("image", "label"), delimiter=","):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter=delimiter).writerows([header, *rows])
-    return str(path)
 
 
 def images_in(folder, root=None):
@@ -170,7 +164,7 @@ def test_what_is_wrong_with_a_table_is_named(fault, flat):
         ("", Reading(group_regex="(x"), "is no regular expression"),
         ("", Reading(group_regex="animal"), "90 of 90 train images have no match"),
         ("a.csv", Reading(group_column="label", group_regex="a"), "names the groups already"),
-        ("b.csv", None, "b.csv does not exist; give a folder"),
+        ("b.csv", None, "b.csv cannot be read .No such file"),
     ],
 )
 def test_what_does_not_fit_the_data_is_named(name, reading, message, flat):

@@ -277,7 +277,7 @@ def add_data(parser, *, default="FashionMNIST"):
     With `default` None the model card says which data set, and where it lies.
     """
     group = parser.add_argument_group("data")
-    group.add_argument("-d", "--dataset", default=default, help="FashionMNIST, digits, an image folder, a table or a list")
+    group.add_argument("-d", "--dataset", default=default, help="FashionMNIST, digits, a folder, table, list, shards or hf:NAME")
     folder, hint = ("data/", "") if default else (None, "; default: as in the card, else data/")
     group.add_argument("--data_dir", default=folder, help=f"where registered data sets lie or are downloaded to{hint}")
     group.add_argument("--batch_size", type=int, default=128, check=between(1, MOST_IMAGES), help="images a batch")

@@ -1,5 +1,6 @@
 """The one inference preprocessing, from a file to the network's input, with numpy and Pillow only."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from utils.core.errors import UserError
 from utils.core.text import plural
+from utils.core.walk import HEIF, NO_HEIF
 
 MAX_PIXELS = 100_000_000
 LONGEST = 4  # of an image so many times as long as wide, or longer, resizing gives the middle alone
@@ -17,6 +19,17 @@ PROGRAMS = ("EPS", "WMF")  # drawn by Ghostscript or Windows: not with a strange
 ODD = "odd values"  # key in `info` of a loaded image: what is odd about its values, in words
 BITS_PER_SAMPLE = 258  # TIFF tag
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: long descriptions are no reason to refuse an image
+
+
+@functools.cache
+def reads_heif():
+    """Whether HEIC files can be read; from the first call on Pillow knows them."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def to_rgb(image):
@@ -76,6 +89,8 @@ def load_image(path, max_pixels=MAX_PIXELS):
     Raises UserError, naming the file, for one that is missing, is no image, is cut off, has more than `max_pixels` pixels
     (checked before anything is decoded), or for which there is not enough memory.
     """
+    if str(path).lower().endswith(HEIF) and not reads_heif():
+        raise UserError(f"{path}: {NO_HEIF}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

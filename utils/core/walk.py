@@ -11,6 +11,8 @@ from utils.core.text import plural, printable
 
 NO_IMAGES = frozenset({"EPS", "MPEG", "PDF"})  # Pillow knows their suffixes: programs and films
 KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")  # what Pillow reads with the help of pillow-heif
+NO_HEIF = "HEIC needs the package pillow-heif: pip install pillow-heif"
 NO_IMAGE, TAKEN = "no image by the suffix", "taken already under another name"
 
 
@@ -19,7 +21,10 @@ def image_suffixes():
     """Every suffix of an image format that Pillow reads, in lower case: {".jpg", ".png", ".avif", …}."""
     from PIL import Image, ImageFile  # here: loading all of its plugins takes a moment that a single file needs not
 
+    from utils.core.images import reads_heif
+
     Image.init()
+    reads_heif()  # registers what it can
 
     def reads(name):
         opener = Image.OPEN.get("JPEG" if name == "MPO" else name, [None])[0]  # a .mpo file begins as a JPEG
@@ -138,7 +143,7 @@ class _Walk:
         if is_image_name(path.name):
             self.found.images.append(path)
         else:
-            self.leave_out(path, NO_IMAGE)
+            self.leave_out(path, NO_HEIF if path.suffix.lower() in HEIF else NO_IMAGE)
 
     def leave_out(self, path, reason):
         self.found.left_out.append((path, reason))

@@ -15,6 +15,7 @@ from utils.core.errors import UserError
 from utils.core.machine import network_timeout
 from utils.core.registry import Registry
 from utils.core.text import plural
+from utils.data.hugging_face import is_hugging_face
 from utils.data.readers import read_dataset, reader_of
 from utils.data.rows import Reading
 from utils.data.splits import Dataset, Split, hold_out, stratified_split
@@ -50,7 +51,7 @@ def is_present(name, data_dir="data/"):
     """Whether a data set can be opened without a download: a registered one in `data_dir`, others by their path."""
     if name in DATASETS:
         return DATASETS[name].is_present(pathlib.Path(data_dir))
-    return bool(reader_of(name) and reader_of(name).exists(name))
+    return bool(reader_of(name) and reader_of(name).is_here(name))
 
 
 def dataset_of(card, dataset=None, data_dir=None, some=False):
@@ -63,6 +64,8 @@ def dataset_of(card, dataset=None, data_dir=None, some=False):
     name = dataset or facts.get("dataset")
     if name is None:
         raise UserError("the model card names no data set; say which", option="dataset")
+    if not dataset and is_hugging_face(name) and not is_present(name):
+        raise UserError(f"the model card names {name}, which is not on this machine: name it to have it downloaded", "dataset")
     place = data_dir or facts.get("data_dir", "data/")
     if not data_dir and not is_present(name, place):
         place = "data/"  # nothing is downloaded to where a file says

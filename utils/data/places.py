@@ -1,4 +1,7 @@
-"""Where the encoded bytes of an image lie: in a file of its own (a pathlib.Path), or in a part of a larger file (a Piece)."""
+"""Where the encoded bytes of an image lie: in a file of its own (a pathlib.Path), or in a part of a larger file (a Piece).
+
+What else holds images has `file`, `size`, `content()` and `facts()` as Piece has, and is small to pickle.
+"""
 
 import hashlib
 import io

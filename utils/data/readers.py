@@ -9,12 +9,14 @@ import numpy as np
 
 from utils.core.errors import UserError
 from utils.core.text import plural
+from utils.data.hugging_face import is_hugging_face, is_local, read_hugging_face
 from utils.data.image_folder import image_folder
 from utils.data.rows import Reading, listed
+from utils.data.shards import expand, is_shards, read_shards
 from utils.data.tables import read_list, read_table
 
 COLUMNS = ("image_column", "label_column", "split_column", "group_column")
-HOW = "give a folder that holds train/<class>/…, a table (.csv, .tsv, .parquet) or a list (.txt)"
+HOW = "give a folder that holds train/<class>/…, a table (.csv, .tsv, .parquet), a list (.txt), shards (.tar) or hf:NAME"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Reader:
     takes: Callable
     read: Callable
     columns: tuple = ()  # the fields of Reading that it has
-    exists: Callable = os.path.exists
+    is_here: Callable = os.path.exists  # whether it needs no download
 
 
 def _ends_in(*suffixes):
@@ -33,9 +35,11 @@ def _ends_in(*suffixes):
 
 
 READERS = [
+    Reader("a Hugging Face data set", is_hugging_face, read_hugging_face, (*COLUMNS[:2], COLUMNS[3]), is_local),
     Reader("an image folder", os.path.isdir, lambda name, reading, complete: image_folder(name, complete)),
     Reader("a table", _ends_in(".csv", ".tsv", ".parquet"), read_table, COLUMNS),
     Reader("a list", _ends_in(".txt", ".lst"), read_list),
+    Reader("a set of shards", is_shards, read_shards, ("label_column", "group_column"), lambda name: bool(expand(name))),
 ]
 
 
@@ -50,7 +54,7 @@ def read_dataset(name, reading=None, complete=True):
     Raises UserError for a name that no reader takes, and for everything that is wrong with the data.
     """
     name, reading, reader = str(name), reading or Reading(), reader_of(name)
-    if reader is None or not reader.exists(name):
+    if reader is None:
         there = "is a file of no known kind" if os.path.exists(name) else "does not exist"
         raise UserError(f"{name} {there}; {HOW}", option="dataset")
     for field in COLUMNS:
