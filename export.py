@@ -19,7 +19,7 @@ from utils.core.errors import UserError, run
 from utils.core.files import protect
 from utils.core.text import table
 from utils.export.quantize import QUANTIZERS
-from utils.inference.formats import FORMATS, converted_folder, exported, must_be_checkpoint
+from utils.inference.formats import FORMATS, converted_folder, must_be_checkpoint, written
 
 
 def parser():
@@ -28,7 +28,7 @@ def parser():
     add_card_facts(model)
     model.add_argument("-q", "--quantized", action="store_true", help="the weights are a quantized checkpoint (quantize.py)")
     file = parser.add_argument_group("file")
-    file.add_argument("-e", "--engine", required=True, choices=exported(), help="what shall run the file")
+    file.add_argument("-e", "--engine", required=True, choices=written(), help="what shall run the file")
     file.add_argument("--output", metavar="FILE", help="default: converted_models/<model>_<engine> beside the weights")
     file.add_argument("--fp16", action="store_true", help="ONNX: weights and arithmetic in half precision, float32 in and out")
     file.add_argument("--with_preprocessing", action="store_true", help="ONNX: takes uint8 RGB (N, H, W, 3) of any size")

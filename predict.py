@@ -17,7 +17,7 @@ from utils.core.cli import Parser, add_card_facts, add_device
 from utils.core.errors import UserError, run
 from utils.core.files import protect
 from utils.inference.flags import add_flags, flags_agree, options_of
-from utils.inference.formats import FORMATS, exported, format_of
+from utils.inference.formats import FORMATS, format_of, written
 from utils.inference.output import report
 from utils.inference.predictors import open_predictor
 from utils.inference.sources import find_images
@@ -28,7 +28,7 @@ def parser():
     model = parser.add_argument_group("model")
     names = ("-w", "--weights", "-m", "--model")
     model.add_argument(*names, dest="model", required=True, metavar="FILE", help="an exported file: .onnx, .pt or .pt2")
-    model.add_argument("-e", "--engine", choices=exported(), help="default: what the file says")
+    model.add_argument("-e", "--engine", choices=written(), help="default: what the file says")
     add_card_facts(model)
     add_flags(parser)
     add_device(parser)
@@ -41,7 +41,7 @@ def main():
     protect(*(file.path for file in files), *filter(None, (args.model, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     engine = format_of(args.model, args.engine)
-    if engine not in exported():
+    if engine not in written():
         what = FORMATS[engine].what
         raise UserError(f"{args.model} is {what}: use predict_ckpoint.py for it, or export it first with export.py")
     predictor = open_predictor(args.model, engine, classes, args.device, args.image_size)

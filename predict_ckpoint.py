@@ -38,7 +38,9 @@ def main():
     protect(*(file.path for file in files), *filter(None, (args.weights, args.classes)))
     must_be_checkpoint(args.weights)
     classes = read_classes(args.classes) if args.classes else None
-    predictor = open_predictor(args.weights, "checkpoint", classes, args.device, args.image_size, model=args.model)
+    predictor = open_predictor(
+        args.weights, None, classes, args.device, args.image_size, model=args.model, otherwise="checkpoint"
+    )
     if args.cuda and predictor.device == "cpu":
         print("--cuda: no CUDA device is usable here, so the CPU is used", file=sys.stderr)
     if predictor.card.scheme:

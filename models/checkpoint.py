@@ -1,13 +1,14 @@
 """Write and read checkpoints; reading runs no code that a file may carry."""
 
+import functools
 import io
 import pickle
 import re
 
 import torch
-from torch import nn
 
-from models.build import build_model, default_size
+from models.build import build_model, build_outline, default_size
+from models.containers import HOLDERS, are_weights, find_weights, read_file
 from models.half import with_half_weights
 from utils.core.card import ModelCard, architecture
 from utils.core.errors import UserError
@@ -28,13 +29,13 @@ def save_checkpoint(path, contents, keep=None):
 
 
 def read_checkpoint(path):
-    """The dict in `path`, on the CPU; a raw state_dict comes back as `{"model": state_dict}`.
+    """The dict in `path`, on the CPU; what others save, and a raw state_dict, comes back as `{"model": state_dict}`.
 
     Raises UserError for a file that is missing, unreadable, holds pickled code, or holds no weights.
     """
     try:
         verify(path)
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = read_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -51,21 +52,12 @@ def read_checkpoint(path):
     except (RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
-    if isinstance(contents, dict) and contents and all(isinstance(v, torch.Tensor) for v in contents.values()):
-        contents = {"model": contents}
-    if not isinstance(contents, dict) or not are_weights(contents.get("model")):
-        raise UserError(f"{path} holds no weights: a checkpoint is {{'model': state_dict}} or a state_dict")
-    return contents
-
-
-def are_weights(value):
-    """Whether `value` is a state_dict: dense tensors on the CPU, of real numbers, by name."""
-    return isinstance(value, dict) and all(isinstance(key, str) and _is_dense(item) for key, item in value.items())
-
-
-def _is_dense(value):
-    is_tensor = type(value) in (torch.Tensor, nn.Parameter) and value.device.type == "cpu"
-    return is_tensor and value.layout == torch.strided and not (value.is_quantized or value.is_complex())
+    is_ours = isinstance(contents, dict) and ("card" in contents or "choices" in contents)
+    weights = contents.get("model") if is_ours else find_weights(contents)
+    if not weights or not are_weights(weights):
+        known = ", ".join(HOLDERS)
+        raise UserError(f"{path} holds no weights: known are a state_dict alone, or under one of {known}")
+    return contents if is_ours else {"model": weights}
 
 
 def load_model(path, model=None, classes=None, image_size=None):
@@ -107,6 +99,13 @@ def open_network(model=None, weights=None, num_classes=None, image_size=None):
     if card.scheme:
         raise UserError(f"{weights} is quantized ({card.scheme}); give the float checkpoint that it was made from")
     return network, card
+
+
+@functools.cache
+def class_rows(model):
+    """Names of the weights of a network that have a row for each class, as `fc.3.weight` and `fc.3.bias`."""
+    two, three = (build_outline(architecture(model), count, default_size(model)).state_dict() for count in (2, 3))
+    return [name for name in two if two[name].shape != three[name].shape]
 
 
 def load_strictly(network, state, path, name, only_check=False):
@@ -162,16 +161,17 @@ def _agreed(path, card, model, classes, image_size):
 def _card_from_weights(path, state, model, classes, image_size):
     if model is None:
         raise UserError(f"{path} has no model card; say which network it is", option="model")
-    last = next((state[key] for key in ("fc.3.weight", "classifier.3.weight") if key in state), None)
-    if last is None:
-        raise UserError(f"the weights in {path} are not those of {model}: no head (fc.3.weight or classifier.3.weight)")
+    rows = class_rows(model)
+    last = next((state[key] for key in rows if key in state), None)
+    if last is None or not last.ndim:
+        raise UserError(f"the weights in {path} are not those of {model}: no head ({' or '.join(rows[:1])})")
     count = last.shape[0]
     invented = classes is None
     classes = [str(i) for i in range(count)] if invented else classes
     if len(classes) != count:
         raise UserError(f"the weights in {path} have {count} classes, not {len(classes)}", option="classes")
     if image_size is None:
-        image_size = 224
+        image_size = default_size(model)
         if architecture(model) == "custom" and "classifier.0.weight" in state:
             image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # its first layer has 64·(S/8)² inputs
     return ModelCard(model, classes, image_size, invented_classes=invented)

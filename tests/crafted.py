@@ -13,7 +13,7 @@ from models.checkpoint import save_checkpoint
 from utils.core.card import CARD_KEY, ModelCard
 from utils.core.integrity import sealed
 from utils.export.writers import quietly
-from utils.inference.formats import FORMATS, exported
+from utils.inference.formats import FORMATS, written
 
 SIDE = 8  # px; the smallest that FashionCNN takes
 
@@ -28,7 +28,7 @@ def whole():
     torch.manual_seed(0)
     network, found = build_model("custom", 3, SIDE).eval(), {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), quietly():
-        for name in exported():
+        for name in written():
             path, writer = pathlib.Path(folder, name), FORMATS[name].load_writer()
             writer.save(writer.convert(network, card()), card(), path)
             found[name] = path.read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from crafted import rezipped, whole
 
 from utils.core.errors import UserError
-from utils.core.integrity import ARCHIVE_MARK, DIGITS, ONNX_MARK, verify
+from utils.core.integrity import ARCHIVE_MARK, DIGITS, HEADER_MARK, ONNX_MARK, verify
 from utils.inference.formats import FORMATS
 
 SUFFIX = {name: entry.suffix for name, entry in FORMATS.items()}
@@ -20,6 +20,8 @@ KINDS = sorted(SUFFIX)
 
 def unsealed(content):
     """The same file as somebody else would have written it."""
+    if content[8:9] == b"{":
+        return content.replace(HEADER_MARK, b'"sha257":"')
     if not content.startswith(b"PK"):
         return content[: -DIGITS - len(ONNX_MARK)]
     return content[: -DIGITS - len(ARCHIVE_MARK) - 2] + b"\0\0"
@@ -97,7 +99,7 @@ EDITS = [damaged_member, damaged_member, damaged_member, swapped_members, lost_m
 
 def crafted(kind, content, chance):
     """An archive whose members were edited; for ONNX, more bits of the unsealed file."""
-    if kind == "onnx":
+    if kind in ("onnx", "safetensors"):
         return flipped(unsealed(content), chance, bits=chance.choice((1, 2, 10, 100)))
     return rezipped(content, lambda members: chance.choice(EDITS)(members, chance), seal=chance.random() < 0.5)
 

@@ -252,7 +252,7 @@ TRAINING = {  # what other parts read from there
     "dataset": _is_path,
     "data_dir": _is_path,
     "val_fraction": lambda value: _is_number(value, 0, 1),
-    "reading": lambda value: isinstance(value, dict) and READING >= value.keys() and all(map(_is_text, value.values())),
+    "reading": lambda value: isinstance(value, dict) and value.keys() <= READING and all(map(_is_text, value.values())),
     "name": lambda value: value is None or (_is_text(value) and file_part(value) == value),  # it stands in file names
 }
 NEEDS = {  # see ModelCard.needs

@@ -2,6 +2,7 @@
 
 Our files end in a seal, the SHA-256 of every byte before it: an archive (`.pth`, TorchScript, `.pt2`) in its zip comment, an
 ONNX file in a last metadata entry, which protobuf merges with the entries before it. Both are read as before.
+A `.safetensors` file has it in the metadata of its header, and it is the SHA-256 of all bytes with zeros in its own place.
 A zip archive from elsewhere is checked by the CRC-32 of its members, which torch stores and does not check itself.
 """
 
@@ -20,11 +21,17 @@ ONNX_KEY = b"sha256"
 _ENTRY = b"\x0a" + bytes([len(ONNX_KEY)]) + ONNX_KEY + b"\x12" + bytes([DIGITS])  # the key (field 1), the head of the value (2)
 ONNX_MARK = b"\x72" + bytes([len(_ENTRY) + DIGITS]) + _ENTRY  # ModelProto.metadata_props is field 14
 MARKS = (ARCHIVE_MARK, ONNX_MARK)
+ROOM = (ONNX_KEY.decode(), "0" * DIGITS)  # entry in the metadata of a safetensors header in which the seal is put
+HEADER_MARK = b'"%s":"' % ONNX_KEY
+LONGEST_HEADER = 100 << 20  # bytes, as safetensors has it
 
 
 def sealed(content):
-    """The bytes of a zip archive without a comment, or of an ONNX model, with their seal."""
+    """The bytes of a zip archive without a comment, an ONNX model, or safetensors with ROOM, with their seal."""
     mark = ONNX_MARK
+    room = HEADER_MARK + ROOM[1].encode()
+    if content[8:9] == b"{" and room in content:
+        return content.replace(room, HEADER_MARK + hashlib.sha256(content).hexdigest().encode(), 1)
     if content.startswith(b"PK"):
         mark = ARCHIVE_MARK
         if content[-END_LENGTH:][:4] != END_OF_ARCHIVE:
@@ -44,30 +51,50 @@ def verify(path):
     if seal is None:
         _verify_members(path)
         return False
-    end, digest = seal
-    if _digest(path, end) != digest:
+    digest, parts = seal
+    if _digest(path, parts) != digest:
         raise UserError(f"{path} is damaged, or was changed after it was written (its checksum differs); copy or make it again")
     return True
 
 
 def _seal_of(path):
-    """`(where the seal begins, its digest)`, or None."""
+    """`(digest, what it is of)`, or None: lengths of file that count, and bytes that take the place of as many."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
+        place = _place_in_header(file, size)
+        if place is not None:
+            file.seek(place)
+            return file.read(DIGITS), (place, ROOM[1].encode(), size - place - DIGITS)
         file.seek(max(0, size - DIGITS - max(map(len, MARKS))))
         tail = file.read()
     found = [mark for mark in MARKS if tail[:-DIGITS].endswith(mark)]
-    return (size - DIGITS - len(found[0]), tail[-DIGITS:]) if found else None
+    return (tail[-DIGITS:], (size - DIGITS - len(found[0]),)) if found else None
 
 
-def _digest(path, end):
-    """SHA-256 of the first `end` bytes, as hexadecimal bytes."""
+def _place_in_header(file, size):
+    """Where the digits of the seal stand in a safetensors file, or None."""
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(LONGEST_HEADER, size - 8) or file.read(1) != b"{":
+        return None
+    found = file.read(length - 1).find(HEADER_MARK)
+    return None if found < 0 else 9 + found + len(HEADER_MARK)
+
+
+def _digest(path, parts):
+    """SHA-256, as hexadecimal bytes, of a file whose `parts` are lengths that count, and bytes that replace others."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while end:
-            chunk = file.read(min(1 << 20, end))
-            digest.update(chunk)
-            end -= len(chunk)
+        for part in parts:
+            if isinstance(part, bytes):
+                file.seek(len(part), os.SEEK_CUR)
+                digest.update(part)
+                continue
+            while part:
+                chunk = file.read(min(1 << 20, part))
+                if not chunk:
+                    break
+                digest.update(chunk)
+                part -= len(chunk)
     return digest.hexdigest().encode()
 
 

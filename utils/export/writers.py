@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from models.containers import to_safetensors
 from utils.core.card import CARD_KEY
 from utils.core.integrity import ONNX_KEY, sealed
 
@@ -126,6 +127,18 @@ class TorchScript(Writer):
         buffer = io.BytesIO()
         torch.jit.save(script, buffer, _extra_files={CARD_KEY: card.to_json()})
         write_sealed(path, buffer.getvalue())
+
+
+class Safetensors(Writer):
+    """The weights alone, without a pickle; the card is in the metadata of the header."""
+
+    @staticmethod
+    def convert(model, card, fp16=False):
+        return model
+
+    @staticmethod
+    def save(network, card, path):
+        write_sealed(path, to_safetensors(network.state_dict(), card))
 
 
 class Pt2(Writer):

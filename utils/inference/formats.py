@@ -18,6 +18,7 @@ from utils.core.errors import UserError
 from utils.core.registry import Registry
 
 FORMATS = Registry("engine")
+PICKLE = b"\x80\x02"  # how checkpoints begin that are from before torch 1.6
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Format:
     reader: object  # "module:class", or the class itself
     writer: object = None  # likewise; None for the checkpoint, which training writes
     mark: str | None = None  # a member that only its zip archives have
+    weights: bool = False  # whether its reader rebuilds the network from them, as scripts for checkpoints do
     options: tuple = ()  # those of "fp16" and "with_preprocessing" that its writer can do
 
     def load_reader(self):
@@ -74,18 +76,46 @@ FORMATS.register("pt2")(
     )
 )
 FORMATS.register("checkpoint")(
-    Format(".pth", "PyTorch", "a checkpoint", "utils.inference.read_checkpoint:CheckpointPredictor", mark="data.pkl")
+    Format(
+        ".pth",
+        "PyTorch",
+        "a checkpoint",
+        "utils.inference.read_checkpoint:CheckpointPredictor",
+        mark="data.pkl",
+        weights=True,
+    )
+)
+FORMATS.register("safetensors")(
+    Format(
+        ".safetensors",
+        "PyTorch",
+        "a safetensors file",
+        "utils.inference.read_checkpoint:CheckpointPredictor",
+        "utils.export.writers:Safetensors",
+        weights=True,
+    )
 )
 
 
 def exported():
+    """The names of the formats that run without the code of the network."""
+    return [name for name in written() if not FORMATS[name].weights]
+
+
+def written():
     """The names of the formats that export.py writes: all but the checkpoint."""
     return [name for name, entry in FORMATS.items() if entry.writer]
 
 
 def recognise(path):
-    """The name of the format whose mark a zip archive holds, the first in the table; None for every other file."""
+    """The name of a file's format by its first bytes, or the first whose mark a zip archive holds; None for all others."""
     try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+        if start[:2] == PICKLE:
+            return "checkpoint"
+        if start[8:] == b"{" and int.from_bytes(start[:8], "little") < pathlib.Path(path).stat().st_size:
+            return "safetensors"
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):  # the last two for damaged names and versions

@@ -34,6 +34,8 @@ class TorchPredictor(Predictor):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{path} is no file that this torch {torch.__version__} can load ({reason})") from None
         self.card_text = extra[CARD_KEY]
+        kinds = {parameter.dtype for parameter in self.network.parameters()}
+        self.dtype = kinds.pop() if len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16} else torch.float32
 
     def _check(self, path):
         """Raises UserError for a file that must not be given to torch."""
@@ -42,7 +44,7 @@ class TorchPredictor(Predictor):
         from utils.runtime.device import exact_matmul  # not above: torch is imported when a file is opened
 
         with self.torch.inference_mode(), exact_matmul():
-            outputs = self.network(self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+            outputs = self.network(self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device, self.dtype))
         outputs = outputs[0] if isinstance(outputs, tuple | list) else outputs
         return outputs.float().cpu().numpy()
 
