@@ -7,6 +7,7 @@ import warnings
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from models import from_timm, from_torchvision
 from models.layers import NORMS, replace_norms
@@ -111,9 +112,16 @@ def default_size(name):
 
 def build_outline(name, num_classes, image_size):
     """The network without memory for its weights: of shapes alone, on the meta device."""
-    with torch.device("meta"), warnings.catch_warnings():
+    with _WithoutMemory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # initialising nothing warns
-        return _source(name).build(name, num_classes, image_size)
+        return _source(name).build(name, num_classes, image_size).to("meta")
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Makes weights on the meta device. What a network computes its widths with needs its numbers and is left alone."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}) | ({"device": "meta"} if function is torch.empty else {}))
 
 
 def _source(name):

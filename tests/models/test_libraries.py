@@ -265,6 +265,15 @@ def test_parameters_are_those_with_a_thousand_classes():
     assert list(outlines(name for name, *_ in wanted)) == wanted
 
 
+def test_an_outline_takes_no_memory_also_where_widths_are_computed_with_tensors():
+    from torchvision.models import RegNet_Y_400MF_Weights
+
+    network = build_outline("regnet_y_400mf", 1000, 224)
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+    assert sum(p.numel() for p in network.parameters()) == RegNet_Y_400MF_Weights.DEFAULT.meta["num_params"]
+    assert build_model("regnet_y_400mf", 3, 32, "GN") is not None
+
+
 def test_train_prints_the_list(main_of):
     status, out = main_of("train", "--list_models", "squeezenet1_?")
     assert not status and [line.split()[0] for line in out.splitlines()] == ["squeezenet1_0", "squeezenet1_1"]

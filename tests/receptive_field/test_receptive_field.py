@@ -295,6 +295,11 @@ def in_place(net, x):
     return y
 
 
+FIRST = {"timm/test_vit": "patch_embed.proj", "timm/levit_128s": "stem.conv1.linear",
+         "timm/efficientvit_b0": "stem.in_conv.conv",
+         "timm/xcit_nano_12_p16_224": "patch_embed.proj.0.0", "timm/edgenext_xx_small": "stem.0", "swin_t": "features.0.0",
+         "timm/mobilevit_xxs": "stem.conv"}  # fmt: skip
+ATTENTIVE = [(name, 64) for name in FIRST if name != "timm/test_vit"]
 CONV3, CONV5 = (lambda: nn.Conv2d(3, 3, 3, padding=1)), (lambda: nn.Conv2d(3, 3, 5, padding=2))
 STRUCTURES = {
     "reflected border": (lambda net, x: net.a(x), nn.Conv2d(3, 3, 5, padding=2, padding_mode="reflect"), None, (5, 1, -2)),
@@ -357,6 +362,26 @@ def test_norms_over_the_map_are_noted():
     fields, notes = both(Wrapped(lambda net, x: net.a(x), nn.Sequential(CONV3(), nn.GroupNorm(1, 3))), 64)
     assert numbers(fields["end"]) == (3, 1, -1)
     assert any("statistics" in note for note in notes)
+
+
+def in_its_own_precision(net, x):
+    with torch.autocast("cpu", enabled=False):
+        return net.a(net.a(x).float())
+
+
+def test_what_runs_under_an_autocast_of_its_own_is_followed_inside():
+    fields, notes = both(Wrapped(in_its_own_precision, CONV3()), 64)
+    assert numbers(fields["end"]) == (5, 1, -2) and notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("timm/test_vit", 32), *(pytest.param(*case, marks=pytest.mark.slow) for case in ATTENTIVE)]
+)
+def test_attention_makes_the_field_global(name, size):
+    fields, notes = analytic_fields(made(build_model, name, 10, size), size)
+    assert list(fields.values())[-1].size == (math.inf, math.inf)
+    assert fields[FIRST[name]].size != (math.inf, math.inf)  # the first layer sees its patch alone
+    assert not any("aten." in note for note in notes)  # no operator is unknown
 
 
 def test_an_operator_that_is_not_followed_is_named():

@@ -125,19 +125,36 @@ class Analysis:
     def run(self, program):
         """{node: Value, or a list of them} of an ExportedProgram whose one input is the image."""
         image = set(program.graph_signature.user_inputs)
+
+        def given(node):
+            shape = tuple(getattr(node.meta.get("val"), "shape", ()))
+            if node.name not in image:
+                return constant(shape)
+            return Value(shape, (frozenset(), frozenset(), frozenset({HEIGHT}), frozenset({WIDTH})), (PIXEL, PIXEL))
+
+        return self.walk(program.graph_module, given)
+
+    def walk(self, module, given):
+        """{node: Value, or a list of them} of a torch.fx.GraphModule; `given` tells the Value of each of its inputs."""
         results = {}
-        for node in program.graph.nodes:
+        for node in module.graph.nodes:
             if node.op == "placeholder":
-                shape = tuple(getattr(node.meta.get("val"), "shape", ()))
-                results[node] = constant(shape)
-                if node.name in image:
-                    axes = (frozenset(), frozenset(), frozenset({HEIGHT}), frozenset({WIDTH}))
-                    results[node] = Value(shape, axes, (PIXEL, PIXEL))
+                results[node] = given(node)
             elif node.op == "get_attr":
                 results[node] = constant(getattr(node.meta.get("val"), "shape", ()))
+            elif node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
+                results[node] = self.inner(node, results, module)
             elif node.op == "call_function":
                 results[node] = self.call(node, results)
         return results
+
+    def inner(self, node, results, module):
+        """The Values that a graph inside of the graph returns, as of what runs under an autocast of its own."""
+        at = next(i for i, value in enumerate(node.args) if getattr(value, "op", None) == "get_attr")
+        graph_module, inputs = getattr(module, node.args[at].target), iter(node.args[at + 1 :])
+        inside = self.walk(graph_module, lambda _: results[next(inputs)])
+        (output,) = graph_module.graph.find_nodes(op="output")
+        return [inside[value] for value in output.args[0]]
 
     def call(self, node, results):
         if node.target.__name__ == "getitem":

@@ -56,7 +56,22 @@ def _adaptive_pooling(analysis, a, outputs):
     return value if len(shapes) == 1 else [value] * len(shapes)
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "argmax", "prod", "logsumexp", "norm")
+@rule(
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "var_mean",
+    "argmax",
+    "prod",
+    "logsumexp",
+    "norm",
+    "linalg_vector_norm",
+)
 def _reduction(analysis, a, outputs):
     value = a.self
     if hasattr(a, "other"):  # max and min of two tensors
@@ -200,7 +215,17 @@ def _pad(analysis, a, shape):
     return value
 
 
-@rule("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
+@rule(
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "_assert_tensor_metadata",
+)
 def _filled(analysis, a, shape):
     return constant(shape)
 
