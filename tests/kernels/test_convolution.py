@@ -54,9 +54,10 @@ def test_depthwise_convolutions_have_the_values_and_gradients_of_torch(stride, k
     compare(nn.Conv2d(6, 6, kernel, stride, padding, groups=6), DepthwiseConv2d, (2, 6, *size))
 
 
+@pytest.mark.parametrize("kernel", [5, 7, 9, 31])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_maps_smaller_than_the_kernel(size):
-    compare(nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False), DepthwiseConv2d, (3, 4, size, size))
+def test_maps_smaller_than_the_kernel(size, kernel):
+    compare(nn.Conv2d(4, 4, kernel, padding=kernel // 2, groups=4, bias=False), DepthwiseConv2d, (3, 4, size, size))
 
 
 def test_large_maps_fp32_frozen_weights_and_evaluation_go_the_plain_way(monkeypatch):

@@ -181,6 +181,9 @@ class DepthwiseConv2d(_OwnGradients):
             count = min(self.columns, columns - first)
             width = (gradient.shape[3] - 1) * right + count
             left = before - first  # negative padding crops x
+            if left >= width or -left >= x.shape[3]:  # these columns meet nothing but the padding of a map narrower than they
+                parts.append(weight.new_zeros(channels, 1, rows, count))
+                continue
             part = F.pad(x, (left, width - left - x.shape[3], above, height - above - x.shape[2]))
             parts.append(torch.nn.grad.conv2d_weight(part, (channels, 1, rows, count), gradient, self.stride, groups=channels))
         return torch.cat(parts, 3)
