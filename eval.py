@@ -18,18 +18,24 @@ from utils.core.machine import keep_memory
 from utils.core.text import csv_text, plural, printable, shortened
 from utils.data.flags import add_reading, reading_of
 from utils.data.places import files_of
+from utils.inference.mirrored import AUGMENTED, add_tta
+
+DEFAULT = "FashionMNIST"  # what a checkpoint without a model card is evaluated on
 
 
 def parser():
     p = cli.Parser(__doc__)
     model = cli.add_model(p, list_models(), unknown_model, required_weights=True)
     cli.add_card_facts(model)
+    model.add_argument("-q", "--quantized", action="store_true", help="refuse weights that are not quantized (quantize.py)")
+    add_tta(model)
     data = cli.add_data(p, default=None)
     add_reading(data)
     data.add_argument("--split", choices=("train", "val", "test"),
                       help="default: test where there is one, else val; of another folder without them, all")  # fmt: skip
     data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")
     cli.add_device(p)
+    p.add_argument("--csv", metavar="FILE", help="every image: its class, the answer, the probability of both, the loss")
     p.add_argument("--output", metavar="FILE", help="the JSON; default: results/accuracy/<dataset>/<name>.json")
     return p
 
@@ -39,9 +45,10 @@ def main():
 
     from utils.data.samples import open_split  # not above, as what follows: the flags are answered without torch
     from utils.evaluation import plots
-    from utils.evaluation.evaluate import mistakes
+    from utils.evaluation.evaluate import IMAGES, mistakes, of_each_image
     from utils.evaluation.metrics import CONFUSION, confusions, summarise
     from utils.export.measure import answers_of
+    from utils.export.quantize import hold_quantized
     from utils.inference.predictors import open_predictor
     from utils.runtime.device import choose_device, describe_machine
 
@@ -51,11 +58,17 @@ def main():
     classes = read_classes(args.classes) if args.classes else None
     given = {"classes": classes, "image_size": args.image_size, "model": args.model}
     file = open_predictor(args.weights, device=args.device, otherwise="checkpoint", **given)
+    file.card = hold_quantized(args.weights, file.card) if args.quantized else file.card
+    file = AUGMENTED[args.tta](file)
+    if not (args.dataset or file.card.training):
+        args.dataset = DEFAULT
+        print(f"the file does not say what it was trained on: evaluating it on {DEFAULT}", file=sys.stderr)
     if file.warning():
         print(file.warning(), file=sys.stderr)
     card = file.card
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
-    name = result_name(card, args.weights, kind, args.image_size and f"{args.image_size}px")
+    facts = (kind, args.image_size and f"{args.image_size}px", args.tta if args.tta != "none" else None)
+    name = result_name(card, args.weights, *facts)
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, changes_of(args))
     protect(*files_of(split.paths or ()))
     for notice in dataset.notices:
@@ -73,6 +86,7 @@ def main():
         "device": describe_machine() | {"used": file.device},
         "precision": file.arithmetic,
         "batch_size": args.batch_size,
+        "tta": args.tta,
     }
     place = place_name(source, dataset.name)
     wrong = mistakes(evaluation, split, card.classes)
@@ -86,8 +100,11 @@ def main():
         write_text(beside["confusions.csv"], csv_text(CONFUSION, confusions(result["confusion matrix"], card.classes)))
     else:
         del beside["confusions.csv"]
+    if args.csv:
+        write_text(args.csv, csv_text(IMAGES, of_each_image(evaluation, split, card.classes)))
     print(describe(result))
-    print("\n".join(["written:", f"  {path}", f"  {' and '.join(file.name for file in beside.values())} beside it"]))
+    written = [str(path), f"{' and '.join(file.name for file in beside.values())} beside it", args.csv]
+    print("\n  ".join(["written:", *filter(None, written)]))
 
 
 def changes_of(args):

@@ -15,10 +15,10 @@ import pathlib
 from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_model, at_least
-from utils.core.errors import UserError, run
+from utils.core.errors import run
 from utils.core.files import protect
 from utils.core.text import table
-from utils.export.quantize import QUANTIZERS
+from utils.export.quantize import QUANTIZERS, hold_quantized
 from utils.inference.formats import FORMATS, converted_folder, must_be_checkpoint, written
 
 
@@ -32,6 +32,7 @@ def parser():
     file.add_argument("--output", metavar="FILE", help="default: converted_models/<model>_<engine> beside the weights")
     file.add_argument("--fp16", action="store_true", help="ONNX: weights and arithmetic in half precision, float32 in and out")
     file.add_argument("--with_preprocessing", action="store_true", help="ONNX: takes uint8 RGB (N, H, W, 3) of any size")
+    file.add_argument("--opset", type=int, check=at_least(1), metavar="N", help="ONNX: version of the operators; default: 18")
     check = parser.add_argument_group("comparison")
     check.add_argument("--images", type=int, default=64, check=at_least(7), metavar="N", help="how many images to compare on")
     check.add_argument("-d", "--dataset", help="whose validation split; default: the one in the card, else digits")
@@ -41,7 +42,7 @@ def parser():
 
 def flags_agree(args):
     """Faults of flags that do not go together."""
-    for flag in ("fp16", "with_preprocessing"):
+    for flag in ("fp16", "with_preprocessing", "opset"):
         if getattr(args, flag) and flag not in FORMATS[args.engine].options:
             can = " and ".join(name for name, entry in FORMATS.items() if flag in entry.options)
             yield f"--{flag} exists for --engine {can} only: leave it out, or change --engine {args.engine}"
@@ -52,24 +53,10 @@ def flags_agree(args):
         yield f"--output {args.output} must end in {suffix}, as a file for {args.engine} does"
 
 
-def hold_quantized(args, card):
-    """The card, with its scheme where a file without a card shows it; UserError where --quantized weights are not."""
-    if not args.quantized or card.scheme:
-        return card
-    from models.checkpoint import read_checkpoint
-
-    kinds = {str(tensor.dtype) for tensor in read_checkpoint(args.weights)["model"].values()}
-    for name, scheme in QUANTIZERS.items():
-        if f"torch.{scheme.dtype}" in kinds:
-            return card.replace(scheme=name)
-    made = converted_folder(args.weights) / QUANTIZERS["fp16"].file_name(card.file_name)
-    raise UserError(f"--quantized: the weights in {args.weights} are not quantized; give the file of quantize.py ({made})")
-
-
 def default_output(args, card):
     """<model>_<engine>, and a name of its own for every variant, so that none replaces another."""
     stem = pathlib.Path(QUANTIZERS[card.scheme].file_name(card.file_name)).stem if card.scheme else card.file_name
-    variants = "_fp16" * args.fp16 + "_preprocessing" * args.with_preprocessing
+    variants = "_fp16" * args.fp16 + "_preprocessing" * args.with_preprocessing + (f"_opset{args.opset}" if args.opset else "")
     return converted_folder(args.weights) / f"{stem}_{args.engine}{variants}{FORMATS[args.engine].suffix}"
 
 
@@ -86,7 +73,7 @@ def show_parity(parity):
 def show_file(path, args, card):
     size, side = path.stat().st_size / 1e6, card.image_size
     takes = "uint8 RGB (N, H, W, 3) of any size" if card.with_preprocessing else f"float32 (N, 3, {side}, {side})"
-    what = FORMATS[args.engine].load_writer().about or args.engine
+    what = f"ONNX opset {args.opset}" if args.opset else FORMATS[args.engine].load_writer().about or args.engine
     print(f"{path}: {size:.2f} MB, {what}, takes {takes}, gives logits (N, {card.num_classes})")
 
 
@@ -101,10 +88,10 @@ def main():
     protect(*filter(None, (args.weights, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     model, card = load_model(args.weights, args.model, classes, args.image_size)
-    card = hold_quantized(args, card)
+    card = hold_quantized(args.weights, card) if args.quantized else card
     path = pathlib.Path(args.output) if args.output else default_output(args, card)
     images, source = example_images(card, args.images, args.dataset, args.data_dir, sizes=args.with_preprocessing)
-    flags = {"fp16": args.fp16, "with_preprocessing": args.with_preprocessing}
+    flags = {"fp16": args.fp16, "with_preprocessing": args.with_preprocessing, "opset": args.opset}
     try:
         card = export_model(model, card, args.engine, path, images=images, source=source, **flags)
     except ParityError as error:

@@ -18,6 +18,7 @@ from utils.core.errors import UserError, run
 from utils.core.files import protect
 from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import FORMATS, format_of, written
+from utils.inference.mirrored import AUGMENTED
 from utils.inference.output import report
 from utils.inference.predictors import open_predictor
 from utils.inference.sources import find_images
@@ -49,7 +50,7 @@ def main():
         print("--cuda: no CUDA device is usable here, so the CPU is used", file=sys.stderr)
     if predictor.warning():
         print(predictor.warning(), file=sys.stderr)
-    return report(predictor, files, options_of(args))
+    return report(AUGMENTED[args.tta](predictor), files, options_of(args))
 
 
 if __name__ == "__main__":

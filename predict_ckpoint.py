@@ -18,6 +18,7 @@ from utils.core.files import protect
 from utils.core.machine import keep_memory
 from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import must_be_checkpoint
+from utils.inference.mirrored import AUGMENTED
 from utils.inference.output import report
 from utils.inference.predictors import open_predictor
 from utils.inference.sources import find_images
@@ -46,7 +47,7 @@ def main():
     if predictor.card.scheme:
         print(predictor.arithmetic, file=sys.stderr)
     keep_memory()
-    return report(predictor, files, options_of(args))
+    return report(AUGMENTED[args.tta](predictor), files, options_of(args))
 
 
 if __name__ == "__main__":

@@ -160,3 +160,21 @@ def test_flips_and_ties_are_told_apart():
     found = differences(reference, other, tie=0.05)
     assert (found["flips"], found["ties"]) == (2, 1)
     assert found["max_dlogit"] == 1 and 0 < found["mean_dprob"] < found["max_dprob"] < 1
+
+
+@pytest.mark.parametrize(("opset", "flags"), [(18, {}), (20, {"fp16": True}), (21, {"with_preprocessing": True}), (17, {})])
+def test_an_onnx_file_has_the_opset_that_is_asked_for(opset, flags, tmp_path):
+    model, card = network_of("custom", 32)
+    path = tmp_path / "x.onnx"
+    export_model(model, card, "onnx", path, images=DIGITS, source="64 digits", opset=opset, **flags)
+    assert {entry.domain: entry.version for entry in onnx.load(path).opset_import}[""] == opset
+
+
+def test_an_opset_that_cannot_be_written_is_refused_in_a_sentence(tmp_path):
+    model, card = network_of("custom", 32)
+    for opset in (3, 99):
+        with pytest.raises(UserError, match=f"opset {opset}") as error:
+            export_model(model, card, "onnx", tmp_path / "x.onnx", images=DIGITS, source="64 digits", opset=opset)
+        assert error.value.option == "opset" and not (tmp_path / "x.onnx").exists()
+    with pytest.raises(UserError, match="torchscript cannot do this; onnx can"):
+        export_model(model, card, "torchscript", tmp_path / "x.pt", images=DIGITS, source="64 digits", opset=18)

@@ -89,8 +89,6 @@ def test_a_checkpoint_without_a_card_takes_model_and_data_set(main_of, tmp_path)
     torch.save({"model": build_model("custom", 10, 16).state_dict()}, tmp_path / "bare.pth")
     main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom", "-d", "digits")
     assert result(tmp_path, "custom_bare")["samples"] == 359
-    with pytest.raises(UserError, match="names no data set"):
-        main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom")
 
 
 @pytest.mark.parametrize("flags", [("-e", "onnx"), ("-e", "torchscript"), ("-e", "onnx", "--with_preprocessing")])
@@ -165,3 +163,50 @@ def test_many_classes_have_their_confusions_as_a_table(main_of, tmp_path):
     for row in rows:  # names that a spreadsheet would compute have an apostrophe
         true, answer = (names.index(row[key].removeprefix("'")) for key in ("class", "answer"))
         assert int(row["images"]) == matrix[true][answer] and float(row["share of the class"]) == 1
+
+
+def test_the_csv_has_every_image_with_its_loss(checkpoint, main_of, photos, tmp_path):
+    main_of("eval", "-w", checkpoint, "--csv", "all.csv")
+    rows = list(csv.DictReader((tmp_path / "all.csv").open()))
+    got, split = result(tmp_path), open_dataset("digits").test
+    assert [row["class"] for row in rows] == [str(label) for label in split.labels]
+    assert sum(row["class"] == row["answer"] for row in rows) / len(rows) == got["Acc@1"]
+    assert sum(float(row["loss"]) for row in rows) / len(rows) == pytest.approx(got["loss"], abs=1e-6)
+    assert all(float(row["probability of the answer"]) >= float(row["probability of the class"]) for row in rows)
+    card = ModelCard("custom", ["blue", "green", "red"], 16, training={"dataset": str(photos)})
+    save_checkpoint(tmp_path / "p.pth", {"model": build_model("custom", 3, 16).state_dict(), "card": card.to_dict()})
+    main_of("eval", "-w", tmp_path / "p.pth", "--csv", "photos.csv", "--split", "train")
+    rows = list(csv.DictReader((tmp_path / "photos.csv").open()))
+    assert rows[0]["image"].endswith("train/blue/0.jpg") and rows[0]["split"] == "train" and len(rows) == 24
+
+
+def test_flip_averages_over_the_mirrored_image(checkpoint, main_of, tmp_path):
+    main_of("eval", "-w", checkpoint, "--tta", "flip", "--csv", "flip.csv")
+    model, card = load_model(checkpoint)
+    batches = eval_batches(open_dataset("digits").test, card, 400)
+    with torch.inference_mode():
+        images, labels = next(batches)
+        logits = (model(images) + model(images.flip(3))) / 2
+    got = result(tmp_path, "custom_flip_a")
+    assert got["tta"] == "flip" and got["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), 1e-5)
+    answers = [row["answer"] for row in csv.DictReader((tmp_path / "flip.csv").open())]
+    assert answers == [str(i) for i in logits.argmax(1).tolist()]
+    main_of("eval", "-w", checkpoint)
+    assert result(tmp_path)["tta"] == "none" and result(tmp_path)["loss"] != got["loss"]
+
+
+def test_weights_without_a_card_are_evaluated_on_the_default_data(main_of, real_data, tmp_path):
+    torch.save({"model": build_model("custom", 10, 28).state_dict()}, tmp_path / "old.pth")
+    main_of("eval", "-m", "custom", "-w", "old.pth", "--image_size", 28, "--data_dir", real_data)
+    (path,) = (tmp_path / "results" / "accuracy" / "FashionMNIST").glob("*.json")
+    assert json.loads(path.read_text())["samples"] == 10000
+
+
+def test_quantized_is_a_known_flag_that_refuses_others(checkpoint, main_of, tmp_path):
+    with pytest.raises(UserError, match="are not quantized") as error:
+        main_of("eval", "-w", checkpoint, "-q")
+    assert error.value.option == "quantized"
+    weights = {key: value.half() for key, value in read_checkpoint(checkpoint)["model"].items()}
+    card = ModelCard("custom", [str(i) for i in range(10)], 16, scheme="fp16", training={"dataset": "digits"})
+    save_checkpoint(tmp_path / "half.pth", {"model": weights, "card": card.to_dict()})
+    assert main_of("eval", "-w", tmp_path / "half.pth", "-q")[0] == 0

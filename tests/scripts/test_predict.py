@@ -413,3 +413,30 @@ def test_a_fixed_batch_is_filled_up(batch, tmp_path):
     assert predictor.fixed_batch == batch and predictor.card.image_size == 8
     images = random.normal(size=(7, 3, 8, 8)).astype(np.float32)
     assert np.allclose(predictor(images), images.reshape(7, -1) @ weights, atol=1e-4)
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Eight digits in folders of two of the classes, and one in a folder that is no class."""
+    for number, image in enumerate(DIGITS[:9]):
+        folder = tmp_path / "labelled" / ("strange" if number == 8 else f"class {number % 2}")
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    return tmp_path / "labelled"
+
+
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_the_accuracy_on_a_labelled_folder(tta, files, labelled, main_of):
+    flags = ("-i", labelled, "-m", files / "m.onnx", "--labelled", "--threshold", 0.99, "--tta", tta)
+    _, out = main_of("predict", *flags)
+    model, card = network_of("custom")
+    logits = reference_logits(model, card, DIGITS[:8])
+    if tta == "flip":
+        logits = (logits + reference_logits(model, card, [image.transpose(0) for image in DIGITS[:8]])) / 2
+    right = sum(int(best == i % 2) for i, best in enumerate(logits.argmax(1)))
+    assert f"accuracy {right / 8:.4f}: {right} of 8 images right; 1 image in other folders do not count" in out
+    _, out = main_of("predict", *flags, "--json", "-")
+    said = json.loads(out)
+    assert (said["accuracy"], said["right"], said["labelled"]) == (right / 8, right, 8)
+    with pytest.raises(UserError, match="no image lies in a folder that is called as one of the 10 classes"):
+        main_of("predict", "-i", files / "pictures", "-m", files / "m.onnx", "--labelled")

@@ -282,7 +282,7 @@ def test_flags_become_options():
 
 
 MISTAKES = {
-    "name of a run": (("--name", "../x"), "--name ../x must be a name of letters"),
+    "name of a run": (("--name", "../x"), "--name ../x must be at most 80 letters"),
     "wrong model": (("-m", "resnet19"), "--model resnet19 is no known model. Did you mean 'resnet18'"),
     "missing folder": (("-d", "./nowhere"), "./nowhere does not exist"),
     "unknown data set": (("-d", "digit"), "Did you mean 'digits'"),

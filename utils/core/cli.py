@@ -13,6 +13,7 @@ from utils.core.errors import UserError
 from utils.core.files import protect
 from utils.core.flag_files import RECORD, flag_line, flag_lines
 from utils.core.registry import instead
+from utils.core.text import file_part
 
 MOST_PIXELS = 4096  # along a side; the memory of one step grows with its square
 MOST_IMAGES = 1 << 20  # in a batch
@@ -76,7 +77,8 @@ def between(low, high, closed=True):
 
 def file_name(value):
     """Check: the value can be part of the name of a folder."""
-    return None if re.fullmatch(r"[\w.+=,-]{1,80}", value) else "must be a name of letters, digits, and - _ . + = , alone"
+    fits = file_part(value) == value and len(value) <= 80
+    return None if fits else "must be at most 80 letters, digits, _, . and -, the last two not at its ends"
 
 
 def known(noun, names):
@@ -277,7 +279,9 @@ def add_data(parser, *, default="FashionMNIST"):
     With `default` None the model card says which data set, and where it lies.
     """
     group = parser.add_argument_group("data")
-    group.add_argument("-d", "--dataset", default=default, help="FashionMNIST, digits, a folder, table, list, shards or hf:NAME")
+    group.add_argument(
+        "-d", "--dataset", default=default, help="FashionMNIST, digits, a folder, table, list, shards or hf:NAME"
+    )
     folder, hint = ("data/", "") if default else (None, "; default: as in the card, else data/")
     group.add_argument("--data_dir", default=folder, help=f"where registered data sets lie or are downloaded to{hint}")
     group.add_argument("--batch_size", type=int, default=128, check=between(1, MOST_IMAGES), help="images a batch")

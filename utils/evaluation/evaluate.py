@@ -1,5 +1,6 @@
 """Answers of a network on a whole split: the one evaluation that every script shares."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -45,6 +46,20 @@ def mistakes(evaluation, split, classes, most=24):
     wrong = wrong[probability[wrong].argsort(descending=True)][:most].tolist()
     facts = ((i, classes[evaluation.labels[i]], classes[answer[i]], probability[i].item()) for i in wrong)
     return [(split.image(i), *values, split.place(i)) for i, *values in facts]
+
+
+IMAGES = ("image", "class", "answer", "probability of the class", "probability of the answer", "loss", "split")
+
+
+def of_each_image(evaluation, split, classes):
+    """A row of IMAGES for every image of a split, in its order; the loss is the cross-entropy, in nats."""
+    loss = torch.nn.functional.cross_entropy(evaluation.logits.double(), evaluation.labels, reduction="none").tolist()
+    probability, answer = evaluation.logits.double().softmax(1).max(1)
+    rows = zip(evaluation.labels.tolist(), answer.tolist(), probability.tolist(), loss, strict=True)
+    return [
+        (split.place(i), classes[label], classes[best], f"{math.exp(-nats):.6f}", f"{p:.6f}", f"{nats:.6f}", split.name)
+        for i, (label, best, p, nats) in enumerate(rows)
+    ]
 
 
 def gather(evaluation):

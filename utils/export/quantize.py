@@ -17,7 +17,7 @@ from utils.core.files import replacing
 from utils.core.images import preprocess
 from utils.core.machine import cpu_features
 from utils.core.registry import Registry
-from utils.inference.formats import FORMATS
+from utils.inference.formats import FORMATS, converted_folder, format_of
 
 QUANTIZERS = Registry("quantization scheme")
 
@@ -55,6 +55,21 @@ class Scheme:
         `images` are Pillow RGB. Raises UserError where some are needed and there are none, and where `equalize` does nothing.
         """
         raise NotImplementedError
+
+
+def hold_quantized(weights, card):
+    """The card, with its scheme where a file without a card shows it. Raises UserError for weights that are not quantized."""
+    if card.scheme:
+        return card
+    from models.checkpoint import read_checkpoint
+
+    has_weights = FORMATS[format_of(weights, otherwise="checkpoint")].weights
+    kinds = {str(tensor.dtype) for tensor in read_checkpoint(weights)["model"].values()} if has_weights else ()
+    for name, scheme in QUANTIZERS.items():
+        if f"torch.{scheme.dtype}" in kinds:
+            return card.replace(scheme=name)
+    made = converted_folder(weights) / QUANTIZERS["fp16"].file_name(card.file_name)
+    raise UserError(f"the weights in {weights} are not quantized; give the file of quantize.py ({made})", option="quantized")
 
 
 class HalfPrecision(Scheme):

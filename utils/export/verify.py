@@ -24,7 +24,7 @@ class ParityError(UserError):
         self.parity = parity
 
 
-def export_model(model, card, engine, path, *, images, source, fp16=False, with_preprocessing=False):
+def export_model(model, card, engine, path, *, images, source, fp16=False, with_preprocessing=False, opset=None):
     """Write `model` to `path` for `engine`, compare the file with it, and return its card with the parity certificate.
 
     `model` is what `load_model` gave beside `card`, `images` a list of Pillow RGB images and `source` says in words where
@@ -32,14 +32,14 @@ def export_model(model, card, engine, path, *, images, source, fp16=False, with_
     UserError for a combination that does not exist.
     """
     can, writer = FORMATS[engine].options, FORMATS[engine].load_writer()
-    for option, wanted in (("fp16", fp16), ("with_preprocessing", with_preprocessing)):
+    for option, wanted in (("fp16", fp16), ("with_preprocessing", with_preprocessing), ("opset", opset)):
         if wanted and option not in can:
             raise UserError(f"{engine} cannot do this; {_able(option)} can", option=option)
     model = widened(model, card)
     fp16 = fp16 or (card.scheme == "fp16" and "fp16" in can)
     card = card.replace(with_preprocessing=with_preprocessing, parity={}, **_precision(card, engine, fp16))
     with replacing(path) as temporary, torch.no_grad(), quietly():
-        program = writer.convert(model, card, fp16)
+        program = writer.convert(model, card, fp16, **({"opset": opset} if opset else {}))
         writer.save(program, card, temporary)
         first = open_predictor(temporary, engine, device="cpu")
         tolerance = TOLERANCE["fp16" if fp16 else "fp32"]

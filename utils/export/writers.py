@@ -9,6 +9,7 @@ import torch
 
 from models.containers import to_safetensors
 from utils.core.card import CARD_KEY
+from utils.core.errors import UserError
 from utils.core.integrity import ONNX_KEY, sealed
 
 OPSET = 18  # the first with antialiased Resize, and the one that torch's exporter writes by itself
@@ -66,12 +67,12 @@ class Writer:
 
 
 class Onnx(Writer):
-    """`torch.onnx.export`: one file, dynamic batch, opset 18, inputs `input`, outputs `logits`."""
+    """`torch.onnx.export`: one file, dynamic batch, opset 18 unless told, inputs `input`, outputs `logits`."""
 
     about = f"ONNX opset {OPSET}"
 
     @staticmethod
-    def convert(model, card, fp16=False):
+    def convert(model, card, fp16=False, opset=OPSET):
         import onnx
 
         buffer = io.BytesIO()
@@ -80,7 +81,7 @@ class Onnx(Writer):
             (_example(card),),
             buffer,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=["input"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -88,6 +89,7 @@ class Onnx(Writer):
             verbose=False,
         )
         graph = onnx.load_from_string(buffer.getvalue())
+        _check_opset(graph, opset)
         if fp16:
             graph = _half(graph)
         if card.with_preprocessing:
@@ -104,6 +106,13 @@ class Onnx(Writer):
         embed_card(graph, card)
         write_sealed(path, graph.SerializeToString())
         onnx.checker.check_model(str(path))
+
+
+def _check_opset(graph, opset):
+    """The exporter goes on with another version where it cannot convert to the one that is asked for."""
+    written = next(entry.version for entry in graph.opset_import if not entry.domain)
+    if written != opset:
+        raise UserError(f"this network cannot be written with opset {opset}, but with {written}", option="opset")
 
 
 def _half(graph):

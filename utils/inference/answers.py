@@ -38,6 +38,7 @@ class Options:
     json: str | None = None
     csv: str | None = None
     save_dir: str | None = None
+    labelled: bool = False  # the folder that an image lies in is its class
 
 
 def ask(predictor, files, options):

@@ -5,6 +5,7 @@ import os
 from utils.core.cli import at_least, between
 from utils.core.images import MAX_PIXELS
 from utils.inference.answers import Options
+from utils.inference.mirrored import add_tta
 
 
 def add_flags(parser):
@@ -18,6 +19,8 @@ def add_flags(parser):
     answers.add_argument(
         "--threshold", type=float, default=0.0, check=between(0, 1), metavar="P", help="answer unknown below P"
     )
+    add_tta(answers)
+    answers.add_argument("--labelled", action="store_true", help="folders are classes: print how many answers are right")
     answers.add_argument("--json", metavar="FILE|-", help="write the answers as JSON; - is standard output")
     answers.add_argument("--csv", metavar="FILE|-", help="write the answers as CSV; - is standard output")
     answers.add_argument("--save_dir", metavar="DIR", help="write the images with the answer drawn on")
@@ -38,5 +41,5 @@ def flags_agree(args):
 
 def options_of(args):
     """The parsed flags as Options."""
-    names = ("topk", "batch_size", "threshold", "max_pixels", "json", "csv", "save_dir")
+    names = ("topk", "batch_size", "threshold", "max_pixels", "json", "csv", "save_dir", "labelled")
     return Options(**{name: getattr(args, name) for name in names}, show_topk="topk" in args.given)

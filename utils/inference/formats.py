@@ -32,7 +32,7 @@ class Format:
     writer: object = None  # likewise; None for the checkpoint, which training writes
     mark: str | None = None  # a member that only its zip archives have
     weights: bool = False  # whether its reader rebuilds the network from them, as scripts for checkpoints do
-    options: tuple = ()  # those of "fp16" and "with_preprocessing" that its writer can do
+    options: tuple = ()  # those of "fp16", "with_preprocessing" and "opset" that its writer can do
 
     def load_reader(self):
         return _resolve(self.reader)
@@ -52,7 +52,7 @@ FORMATS.register("onnx")(
         "an ONNX file",
         "utils.inference.read_onnx:OnnxPredictor",
         "utils.export.writers:Onnx",
-        options=("fp16", "with_preprocessing"),
+        options=("fp16", "with_preprocessing", "opset"),
     )
 )
 FORMATS.register("torchscript")(

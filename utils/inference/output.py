@@ -30,11 +30,14 @@ def report(predictor, files, options):
         print(f"note: and {plural(len(odd) - NOTES, 'image')} more with odd values", file=sys.stderr)
     if len(faults) == len(answers):
         raise UserError(f"none of the {plural(len(answers), 'image')} could be read")
+    score = _score(answers, predictor.card.classes) if options.labelled else {}
     if "-" not in (options.json, options.csv):
         show = _show_one if len(files) == 1 else _show_many
         show(answers, seconds, predictor, options.show_topk)
     if options.json:
-        _write(options.json, _as_json(answers, seconds, predictor))
+        _write(options.json, _as_json(answers, seconds, predictor, score))
+    if score:
+        print(_in_words(score), file=sys.stderr if "-" in (options.json, options.csv) else sys.stdout)
     if options.csv:
         _write(options.csv, _as_csv(answers, min(options.topk, predictor.card.num_classes)))
     if options.save_dir:
@@ -66,7 +69,26 @@ def _show_many(answers, seconds, predictor, show_topk):
     print(f"{plural(len(answered), 'image')} answered{unread} in {seconds:.2f} seconds ({speed}).")
 
 
-def _as_json(answers, seconds, predictor):
+def _score(answers, classes):
+    """How many of the images in class folders got the class of their folder, whatever the threshold. UserError for none."""
+    labelled = [(_class_of(answer), answer.top[0][0]) for answer in answers if not answer.fault]
+    counted = [label == best for label, best in labelled if label in classes]
+    if not counted:
+        raise UserError(f"no image lies in a folder that is called as one of the {len(classes)} classes", option="labelled")
+    return {"accuracy": sum(counted) / len(counted), "right": sum(counted), "labelled": len(counted), "answered": len(labelled)}
+
+
+def _class_of(answer):
+    return pathlib.Path(answer.path).absolute().parent.name
+
+
+def _in_words(score):
+    left = score["answered"] - score["labelled"]
+    more = f"; {plural(left, 'image')} in other folders do not count" if left else ""
+    return f"accuracy {score['accuracy']:.4f}: {score['right']:,} of {plural(score['labelled'], 'image')} right{more}"
+
+
+def _as_json(answers, seconds, predictor, score):
     images = [
         {
             "image": _printable(answer.path),
@@ -80,7 +102,7 @@ def _as_json(answers, seconds, predictor):
     ]
     faults = [{"image": _printable(answer.path), "reason": answer.fault} for answer in answers if answer.fault]
     about = {"model": str(predictor.path), "engine": predictor.engine, "device": predictor.device, "seconds": seconds}
-    return json.dumps(about | {"images": images, "unreadable": faults}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(about | score | {"images": images, "unreadable": faults}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _as_csv(answers, topk):
