@@ -245,3 +245,23 @@ def test_integer_files_take_the_cpu_unless_cuda_is_asked_for(name, files, tmp_pa
     assert bool(asked) == (name is None)
     with pytest.raises(UserError, match="could not load its CUDA provider"):
         open_predictor(path, device="cuda")
+
+
+def squeezed():
+    torch.manual_seed(0)
+    return build_model("squeezenet1_1", 10, 32).eval(), ModelCard("squeezenet1_1", list("0123456789"), 32)
+
+
+def test_a_network_whose_last_layer_is_a_convolution_keeps_that_one_in_fp32(tmp_path):
+    network, card = squeezed()
+    QUANTIZERS["int8"].apply(network, card, tmp_path / "int8.onnx", calibration_images(DIGITS.train, 16))
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    *others, last = (node.input[1] for node in graph.node if node.op_type == "Conv")
+    assert weights[last].dtype == np.float32 and not {*others} & weights.keys()  # the others come out of DequantizeLinear
+
+
+def test_without_linear_layers_there_is_nothing_for_the_dynamic_scheme(tmp_path):
+    network, card = squeezed()
+    with pytest.raises(UserError, match="squeezenet1_1 has no Linear layers before its last one; int8 suits it"):
+        QUANTIZERS["int8-dynamic"].apply(network, card, tmp_path / "dynamic.onnx")

@@ -159,6 +159,11 @@ class Int8Dynamic(OnnxScheme):
     def _quantize(self, graph, target, card, images):
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
+        last = last_layer(graph)
+        weights = {tensor.name for tensor in graph.graph.initializer}
+        linear = [node.name for node in graph.graph.node if node.op_type in ("Gemm", "MatMul") and weights & {*node.input}]
+        if not {*linear} - {last}:
+            raise UserError(f"{card.architecture} has no Linear layers before its last one; int8 suits it", option="scheme")
         quantize_dynamic(
             graph,
             target,
@@ -166,7 +171,7 @@ class Int8Dynamic(OnnxScheme):
             per_channel=True,
             weight_type=QuantType.QInt8,
             reduce_range=self.weight_bits == 7,
-            nodes_to_exclude=[f"{last_layer(graph)}_MatMul"],
+            nodes_to_exclude=[last, f"{last}_MatMul"],
         )
         return target
 
@@ -212,8 +217,8 @@ class CalibrationImages:
 
 
 def last_layer(graph):
-    """The name of the node that makes the logits, the last Gemm of a ModelProto."""
-    return [node.name for node in graph.graph.node if node.op_type == "Gemm"][-1]
+    """The name of the node that makes the logits: the last linear layer of a ModelProto, or the last convolution."""
+    return [node.name for node in graph.graph.node if node.op_type in ("Gemm", "MatMul", "Conv")][-1]
 
 
 @contextmanager
