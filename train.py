@@ -3,6 +3,7 @@
 python3 train.py                                                   resnet18 on FashionMNIST, as the defaults have it
 python3 train.py -m custom --image_size 32 --max_epoch 12 --ema    a small network, in three minutes or so on two cores
 python3 train.py -d photos/ -m mobilenet_v3_small --pretrained     your own folder of class folders
+python3 train.py -d photos/ -w old/best_model.pth                  from your own checkpoint, or from somebody else's
 python3 train.py -d photos/ --resume auto                          go on where the last run of this kind stopped
 python3 train.py @weights/photos/resnet18/args.txt --name again    repeat a run; any flags can stand in a file
 torchrun --nproc_per_node 4 train.py --batch_size 256              four GPUs, 1024 images a step
@@ -48,6 +49,8 @@ def parser():
     model.add_argument("-m", "--model", type=architecture, default=d.model, check=unknown_model, help=about)
     model.add_argument("--list_models", metavar="PATTERN", help="print the models whose name matches, such as 'conv*', and end")
     model.add_argument("-p", "--pretrained", action="store_true", help="start from the ImageNet weights of its library")
+    model.add_argument("-w", "--weights", metavar="FILE",
+                       help="start from a checkpoint, ours or others': its trunk, and the classes it knows")  # fmt: skip
     model.add_argument("--freeze", action="store_true", help="train the head only; the other weights stay as they are")
     model.add_argument("--norm_type", default=d.norm_type, choices=("BN", "GN", "LN", "IN", "SyncBN"), help="normalisation")
     model.add_argument("--ema", action="store_true", help="evaluate and keep a moving average of the weights")
@@ -111,7 +114,9 @@ def contradictions(args):
         f"--start_epoch {args.start_epoch} is past --max_epoch {args.max_epoch}, which counts all epochs": (
             args.start_epoch >= args.max_epoch),
         "--resume knows the epoch to go on with; leave out --start_epoch": args.start_epoch and args.resume,
-        "--freeze on random weights learns nothing; add --pretrained": args.freeze and not (args.pretrained or args.resume),
+        "--freeze on random weights learns nothing; add --pretrained or --weights": (
+            args.freeze and not (args.pretrained or args.weights or args.resume)),
+        "--weights already says what to start from; leave out --pretrained": args.weights and args.pretrained,
         "--class_weights and --balanced_sampler both correct the same imbalance; take one": (
             args.class_weights and args.balanced_sampler),
         "--batch_size 1 gives BatchNorm nothing to average over; give 2 or more, or --norm_type GN": (
@@ -127,7 +132,7 @@ def options_of(args):
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else args.precision
     warmup = args.wp_epoch if "wp_epoch" in args.given else None  # the default adapts to the length of the run
     chosen = {name: flags[name] for name in names} | {"precision": precision, "wp_epoch": warmup, "reading": reading_of(args)}
-    return TrainOptions(**chosen, flags=flags)
+    return TrainOptions(**chosen, flags=flags, defaulted=tuple(sorted(names - args.given)))
 
 
 def show_models(pattern):

@@ -60,6 +60,13 @@ def read_checkpoint(path):
     return contents if is_ours else {"model": weights}
 
 
+def read_weights(path):
+    """`(state_dict, ModelCard or None)` of a checkpoint of ours or of others, on the CPU; of a training state, the average."""
+    contents = read_checkpoint(path)
+    card = ModelCard.from_dict(contents["card"], path) if "card" in contents else None
+    return _averaged(contents) or contents["model"], card
+
+
 def load_model(path, model=None, classes=None, image_size=None):
     """Read a checkpoint and return `(network, card)`: the network in eval mode on the CPU, and its model card.
 
@@ -68,10 +75,8 @@ def load_model(path, model=None, classes=None, image_size=None):
     with an EMA comes the EMA, on which its scores were measured. Raises UserError for a contradiction, an unknown model, and
     weights that do not fit.
     """
-    contents = read_checkpoint(path)
-    state = _averaged(contents) or contents["model"]
-    if "card" in contents:
-        card = ModelCard.from_dict(contents["card"], path)
+    state, card = read_weights(path)
+    if card:
         card = _agreed(path, card, model, classes, image_size)
     else:
         card = _card_from_weights(path, state, model, classes, image_size)

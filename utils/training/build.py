@@ -30,6 +30,7 @@ from utils.training.loop import Step
 from utils.training.optim import build_optimizer
 from utils.training.schedule import Schedule, fit_warmup
 from utils.training.signals import Interruptions
+from utils.training.start import find_start
 from utils.training.state import TrainState, seed_everything
 from utils.training.trainer import Trainer
 
@@ -41,12 +42,13 @@ def build_trainer(options, device, stop=None):
     decoded.
     """
     started = time.perf_counter()
+    options, start = find_start(options)
     options = replace(options, image_size=preprocessing(options.model, options.image_size, options.pretrained)["image_size"])
     check_options(options, device)
     keeps_memory = keep_memory()
     choose_algorithms(options.deterministic)
     seed_everything(options.seed)
-    dataset, card, skipped = open_data(options)
+    dataset, card, skipped = open_data(options, start)
     wanted = "fp32" if options.deterministic else options.precision
     precision = announced(from_main(possible_precision, wanted, device))
     files = RunFiles(run_folder(options, card, dataset, precision))
@@ -56,7 +58,7 @@ def build_trainer(options, device, stop=None):
     saved = find_saved(options, files, run)
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
         precision = announced(from_main(possible_precision, saved["card"]["training"]["precision"], device))
-    model = make_model(options, card, device)
+    model = make_model(options, card, device, start)
     data = TrainingData(dataset, card, options, device)
 
     config = RunConfig(device, precision, *share_with_workers(options, data), keeps_memory)
@@ -121,11 +123,12 @@ def announced(answer):
     return value
 
 
-def open_data(options):
+def open_data(options, start=None):
     """The data set, the card of a model for it, and what is wrong with each image that is left out; prints what is in it."""
     with distributed.first_here_first():
         dataset = open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
     images = preprocessing(options.model, options.image_size, options.pretrained)
+    images |= start.images if start else {}
     images |= {"resize_size": options.resize_size} if options.resize_size else {}
     card = ModelCard(options.model, dataset.classes, norm_type=options.norm_type, **images)
     for notice in dataset.notices:
@@ -160,9 +163,11 @@ def find_saved(options, files, run):
     return saved
 
 
-def make_model(options, card, device):
+def make_model(options, card, device, start=None):
     """The model on its device, in channels_last, with the trunk frozen if asked for."""
     model = build_model(options.model, card.num_classes, options.image_size, options.norm_type, options.pretrained)
+    if start:
+        say(start.load_into(model, options.model, card.classes))
     if options.freeze:
         freeze_trunk(model, options.model)
     return model.to(device, memory_format=torch.channels_last)

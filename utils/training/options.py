@@ -41,6 +41,7 @@ class TrainOptions:
     # model
     model: str = "resnet18"
     pretrained: bool = False
+    weights: str | None = may_change(None)  # to start from; a run that is resumed has its own
     freeze: bool = False
     norm_type: str = "BN"
     ema: bool = False
@@ -71,6 +72,7 @@ class TrainOptions:
     no_test: bool = may_change(False)
     tensorboard: bool = may_change(False)
     flags: dict = field(default_factory=dict, metadata={"changes": FREE})  # the command line, for history.json
+    defaulted: tuple = may_change(())  # names of options that nobody chose: what the run starts from may say better
     arguments: str = field(default="# not started from a command line\n", metadata={"changes": FREE})  # for args.txt
 
     @property
