@@ -6,8 +6,8 @@ Two cases, five seeds each, by the real training code with FashionCNN at 32 px:
 - 8 classes -> 10: trained on 8 of the classes, then 20 images of each of all 10;
 - 10 classes -> 11: trained on all 10, then 20 images of each of 8 of them and of three new ones, shown upside down.
 
-Accuracy on 1,000 test images after the first and the last of six epochs, from random weights, from the trunk alone (a fresh head), and with the rows of
-the known classes kept, at several learning rates. Writes results/benchmarks/fine_tuning.json.
+Accuracy on 1,000 test images after the first and the last of six epochs, from random weights, from the trunk alone (a fresh
+head), and with the rows of the known classes kept, at two learning rates. Writes results/benchmarks/fine_tuning.json.
 """
 
 import argparse
