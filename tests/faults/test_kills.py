@@ -1,5 +1,6 @@
 """Runs that are killed at random: each ends as the undisturbed one does, bit by bit, and leaves no file behind."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -100,9 +101,21 @@ def saved_step(folder):
     return 0
 
 
+def logged(log):
+    """[(step, time)], without a last line that was cut off."""
+    return [(int(step), float(when)) for step, when in (line.split() for line in log.read_text().split("\n")[:-1])]
+
+
+def wait_for(is_there, process):
+    """Return once `is_there()` is true, or the process has ended."""
+    deadline = time.monotonic() + 200
+    while not is_there() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def lost(folder, log):
     """`(seconds, longest)`: what the killed process had trained after its last save, and its longest time between two steps."""
-    steps = [(int(step), float(when)) for step, when in (line.split() for line in log.read_text().splitlines())]
+    steps = logged(log)
     if not steps:
         return 0.0, 0.0
     saved = saved_step(folder)
@@ -114,10 +127,9 @@ def lost(folder, log):
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(5))
 def test_a_run_that_is_killed_at_random_ends_as_the_undisturbed_one(seed, start, tmp_path):
-    began = time.monotonic()
     finish(start("whole", "--seed", seed, "--save_every", 0)[0])
-    longest, chance, kills, run = (time.monotonic() - began) / 3, random.Random(seed), 0, 0
-    lost_seconds = []
+    steps = logged(tmp_path / "whole" / STEPS)
+    chance, kills, run, lost_seconds = random.Random(seed), 0, 0, []
     while kills < KILLS:
         run += 1  # one that ends before it is killed often enough begins another
         folder, log = f"part{run}", tmp_path / f"part{run}" / STEPS
@@ -127,9 +139,10 @@ def test_a_run_that_is_killed_at_random_ends_as_the_undisturbed_one(seed, start,
             if kills == KILLS:
                 finish(process)
                 break
-            try:
-                process.wait(chance.uniform(0, longest))
-            except subprocess.TimeoutExpired:
+            if chance.random() < 0.8:  # while it trains, not before
+                wait_for(lambda log=log: log.exists() and log.read_text(), process)
+            time.sleep(chance.uniform(0, (steps[-1][1] - steps[0][1]) / 3))
+            with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.kill(pid, signal.SIGKILL)
             out = process.communicate(timeout=60)[0]
             if process.returncode == 0:
@@ -147,8 +160,7 @@ def test_a_run_that_is_killed_at_random_ends_as_the_undisturbed_one(seed, start,
 def test_a_second_run_in_the_folder_is_refused_and_the_first_one_goes_on(start, tmp_path):
     finish(start("whole")[0])
     first, _ = start("both")
-    while not (tmp_path / "both" / STEPS).read_text():
-        time.sleep(0.02)
+    wait_for((tmp_path / "both" / STEPS).read_text, first)
     second, _ = start("both", "--seed", 1)
     out = second.communicate(timeout=100)[0]
     assert second.returncode == 2 and "error: --path_to_save: another run is at work in weights/digits/custom; " in out
@@ -186,9 +198,7 @@ def test_two_processes_that_are_killed_in_turn_end_as_the_undisturbed_two(tmp_pa
     assert whole.wait(280) == 0, (tmp_path / "whole" / "log").read_text()[-3000:]
     part, folder = start_ranks(tmp_path / "part", "--save_every", SAVE_EVERY), run_folder(tmp_path / "part")
     for rank, step in ((1, 10), (0, 25)):  # of 48
-        deadline = time.monotonic() + 250
-        while saved_step(folder) < step and part.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda step=step: saved_step(folder) >= step, part)
         os.kill(pid_of_rank(rank, part.pid), signal.SIGKILL)
     assert part.wait(280) == 0, (tmp_path / "part" / "log").read_text()[-3000:]
     log = (tmp_path / "part" / "log").read_text()

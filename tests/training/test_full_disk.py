@@ -41,7 +41,8 @@ def test_no_room_for_a_state_is_a_sentence_and_the_last_one_stays(save_every, tr
     small_files(resource.RLIM_INFINITY)
     name = "last.pth" if save_every else "best_model.pth"
     assert str(error.value) == f"weights/digits/custom/{name} cannot be written (File too large)"
-    assert contents(first.files.folder) == before
+    now = contents(first.files.folder)
+    assert now.keys() == before.keys() and all(now[key] == before[key] for key in now if key != "history.json")
     last = trainer_of(**RUN, resume="auto")
     last.fit()
     assert_same_end(whole, last)

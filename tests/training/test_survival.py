@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from runs import Killed, assert_same_end, kill_at
+from runs import Killed, assert_same_end, history, kill_at
 
 from models.checkpoint import read_checkpoint
 from utils.core.errors import UserError
@@ -127,6 +127,17 @@ def test_a_damaged_best_model_is_looked_for_again(trainer_of, capsys):
     again = trainer_of(max_epoch=2, resume="auto")
     assert "best_model.pth is damaged" in capsys.readouterr().out
     assert again.fit() == 0 and read_checkpoint(again.files.best)["card"]["training"]["epoch"] == 2
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_where_no_epoch_is_left_the_last_one_is_the_best(how, trainer_of):
+    first = trainer_of(max_epoch=2)
+    first.fit()
+    damage(first.files.best, how)
+    again = trainer_of(max_epoch=2, resume="auto")
+    assert again.fit() == 0
+    facts = history(again)
+    assert facts["best"] == {"epoch": 2, "val": facts["epochs"][1]["val"]} and facts["final"]["split"] == "test"
 
 
 def test_weights_that_a_step_has_spoiled_are_not_saved_inside_an_epoch(trainer_of):

@@ -7,12 +7,14 @@ import os
 import pathlib
 import secrets
 import stat
+import threading
 
 from utils.core.errors import UserError
 from utils.core.text import file_part
 
 RESULTS = pathlib.Path("results")
 TEMPORARY = ".tmp-"  # with this the names of unfinished files begin
+_asking = threading.Lock()
 _inputs = set()  # (device, inode) of every file that this process must not write to
 
 
@@ -174,6 +176,7 @@ def _flush(path):
 
 
 def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with _asking:  # in between, the mask of the whole process is another
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+from functools import partial
 
 from models.checkpoint import read_checkpoint, save_checkpoint
 from utils.core import lock
@@ -15,6 +16,7 @@ from utils.evaluation import plots
 from utils.runtime.distributed import from_main, on_main
 from utils.training.checks import check_parts
 from utils.training.fingerprint import differences, notices
+from utils.training.writer import Writer
 
 
 class RunFiles:
@@ -27,6 +29,7 @@ class RunFiles:
         self.history, self.curves = self.folder / "history.json", self.folder / "curves.png"
         self.classes, self.arguments = self.folder / "classes.txt", self.folder / RECORD
         self.skipped = self.folder / "skipped_files.txt"  # of the images that were left out as broken, where there are any
+        self.writer = Writer()
         self.continues = False  # whether `last` is of this run, and not of another one that this one replaces
         on_main(self.folder.mkdir, parents=True, exist_ok=True)
 
@@ -35,7 +38,11 @@ class RunFiles:
         return from_main(lock.hold, self.folder)
 
     def release(self):
-        on_main(lock.release, self.folder)
+        """Finish writing, and let other runs into the folder."""
+        try:
+            self.writer.wait()
+        finally:
+            on_main(lock.release, self.folder)
 
     def __iter__(self):
         files = (self.best, self.last, self.history, self.curves, self.classes, self.arguments, self.skipped)
@@ -44,10 +51,10 @@ class RunFiles:
     def save_last(self, state, card, run, plan):
         """The training state, from which a run resumes, with the Fingerprint of `run`; the one before is kept.
 
-        Every rank has to call it.
+        It is copied, and written while the training goes on, as the best model is. Every rank has to call it.
         """
         extra = {"card": card.to_dict(), "batches": plan.kept} | run.to_dict()
-        on_main(self._save_last, state.state_dict() | extra)
+        on_main(self.writer.add, self._save_last, state.state_dict() | extra)
 
     def _save_last(self, contents):
         if not self.continues:
@@ -56,10 +63,11 @@ class RunFiles:
         self.continues = True
 
     def save_best(self, weights, card):
-        on_main(save_checkpoint, self.best, {"model": weights, "card": card.to_dict()})
+        on_main(self.writer.add, partial(save_checkpoint, self.best), {"model": weights, "card": card.to_dict()})
 
     def read_best(self):
         """`(weights, card)` of the best model so far."""
+        self.writer.wait()
         contents = from_main(read_checkpoint, self.best)
         return contents["model"], ModelCard.from_dict(contents["card"], self.best)
 

@@ -67,9 +67,12 @@ class Trainer:
                     say(f"no better one in the last {plural(options.early_stop, 'evaluation')}: stopping early")
                     break
         if self.stop and state.epoch < options.max_epoch:
+            self.files.writer.wait()
             where = f"step {state.group} of epoch {state.epoch + 1}" if state.group else f"epoch {state.epoch}"
             say(f"stopped after {where}: {self.files.last} is saved")
             return self.stop.signum
+        if not state.best:  # the file of a resumed run was lost, and no epoch was left to find another
+            self.keep_best(state.history[-1])
         self.report(self.test_best())
         return 0
 
@@ -144,14 +147,18 @@ class Trainer:
         state.history.append(record)
         better = is_better(val, state.best.get("val")) or not self.data.dataset.val
         if better:
-            state.best = {"epoch": record["epoch"], "val": val}
-            self.card.training |= state.best
-            self.files.save_best(state.evaluated.state_dict(), self.card)
+            self.keep_best(record)
         self.save()
         self.files.write_history({"flags": self.options.flags, "epochs": state.history})
         say(summary(record, self.options.max_epoch, better, terminal_width()))
         if self.board:
             self.board.epoch(record)
+
+    def keep_best(self, record):
+        """Write the model as the best one so far."""
+        self.state.best = {"epoch": record["epoch"], "val": record.get("val")}
+        self.card.training |= self.state.best
+        self.files.save_best(self.state.evaluated.state_dict(), self.card)
 
     def save(self):
         """Write the training state."""
