@@ -8,6 +8,7 @@ from networks import DIGITS, QUICK, SETTLED, mixed_images, network_of
 
 from models.checkpoint import load_model
 from models.registry import list_models
+from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.data.samples import generated_images
 from utils.export.preprocessing_graph import prepend_preprocessing
@@ -15,6 +16,7 @@ from utils.export.quantize import QUANTIZERS
 from utils.export.verify import BATCHES, ParityError, check, differences, export_model, reference_logits
 from utils.inference.formats import FORMATS, exported
 from utils.inference.predictors import open_predictor, softmax
+from utils.inference.program_check import verify_program
 
 MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
 
@@ -178,3 +180,22 @@ def test_an_opset_that_cannot_be_written_is_refused_in_a_sentence(tmp_path):
         assert error.value.option == "opset" and not (tmp_path / "x.onnx").exists()
     with pytest.raises(UserError, match="torchscript cannot do this; onnx can"):
         export_model(model, card, "torchscript", tmp_path / "x.pt", images=DIGITS, source="64 digits", opset=18)
+
+
+class OwnPrecision(torch.nn.Module):
+    """A part of it leaves the autocast around it, as attention in some networks does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 8 * 8, 2)
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            x = self.layer(x.flatten(1).float())
+        return x.relu()
+
+
+def test_a_part_with_a_precision_of_its_own_is_exported_as_plain_operators(tmp_path):
+    card, writer = ModelCard("custom", ["a", "b"], 8), FORMATS["pt2"].load_writer()
+    writer.save(writer.convert(OwnPrecision().eval(), card), card, tmp_path / "own.pt2")
+    verify_program(tmp_path / "own.pt2")

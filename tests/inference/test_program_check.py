@@ -132,6 +132,11 @@ def test_sizes_that_follow_from_the_batch_pass(code, whole, tmp_path):
     verify_program(rewritten(whole, tmp_path / "folded.pt2", expression(code)))
 
 
+def test_a_layer_may_have_a_hyphen_in_its_name(whole, tmp_path):
+    change = replace_text("layer1.0.weight", "layer1.block1-0.weight")
+    verify_program(rewritten(whole, tmp_path / "hyphen.pt2", change))
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_could_run_code_is_refused_by_name(name, whole, tmp_path):
     change, member, words = ATTACKS[name]

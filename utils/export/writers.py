@@ -156,6 +156,8 @@ class Pt2(Writer):
     @staticmethod
     def convert(model, card, fp16=False):
         program = torch.export.export(model, (_example(card),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        if any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in program.graph.nodes):
+            program = program.run_decompositions({})  # so that an autocast inside of the network holds no graph of its own
         program._example_inputs = None  # they would be stored
         return program
 
