@@ -7,8 +7,9 @@ from tqdm import tqdm
 
 from utils.core.errors import UserError
 from utils.core.machine import cores
+from utils.core.processes import begin_worker
 from utils.core.text import plural
-from utils.data.cache import CHUNK, _fork, _ignore_interrupts
+from utils.data.cache import CHUNK, _fork
 
 AT_A_TIME = 256  # chunks that are handed to the processes at once
 
@@ -19,7 +20,7 @@ def broken_images(split, show=False):
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     found = []
     with (
-        ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=_ignore_interrupts) as pool,
+        ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=begin_worker) as pool,
         tqdm(total=count, desc=f"checking {split.name}", disable=not show, unit="img", leave=False) as bar,
     ):
         for first in range(0, len(chunks), AT_A_TIME):

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-import signal
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -20,6 +19,7 @@ from utils.core.errors import UserError
 from utils.core.files import WriteError, replacing
 from utils.core.images import LONGEST
 from utils.core.machine import cores, free_memory
+from utils.core.processes import begin_worker
 from utils.core.text import plural, printable
 from utils.data import packed_file
 from utils.data.places import facts_of, files_of, source_of
@@ -121,7 +121,7 @@ def _decode_all(split, side, sink, show, interpolation):
     sizes, faults, odd = [], [], []
     decode = functools.partial(_decode_chunk, side=side, interpolation=interpolation)
     with (
-        ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=_ignore_interrupts) as pool,
+        ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=begin_worker) as pool,
         tqdm(total=len(split), desc=f"decoding {split.name}", disable=not show, unit="img", leave=False) as bar,
     ):
         for first in range(0, len(split), PIECE):
@@ -158,10 +158,6 @@ def _decode_chunk(split, side, interpolation):
 def _fork():
     """Processes that start in milliseconds where the system has them: they need nothing but what is in memory already."""
     return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
-
-
-def _ignore_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process answers them
 
 
 def _open_packed(split, side, folder, show, interpolation):

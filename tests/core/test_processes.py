@@ -1,0 +1,46 @@
+"""The processes of a pool end with the process that started them, however that ends."""
+
+import subprocess
+import sys
+import time
+
+from conftest import ROOT
+
+from utils.core.files import write_text
+
+POOL = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from utils.core.files import replacing
+from utils.core.processes import begin_worker
+
+pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"), initializer=begin_worker)
+with replacing(sys.argv[1] + "/cache.bin") as temporary:
+    for _ in range(2):
+        pool.submit(time.sleep, 0.5)
+    print(*pool._processes, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_killed_process_leaves_no_process_and_no_lock(tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", POOL, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    workers = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(workers) == 2 and all(map(is_alive, workers))
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+    (leftover,) = tmp_path.glob(".tmp-*")
+    write_text(tmp_path / "next.txt", "")
+    assert not leftover.exists()
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
