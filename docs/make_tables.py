@@ -182,6 +182,17 @@ def cold_start():
     )
 
 
+def fine_tuning():
+    """Accuracy of runs that start from weights, by where the head is from and the learning rate."""
+    found = _results("benchmarks/fine_tuning.json")
+    cases, rows = found["cases"], []
+    for name in next(iter(cases.values())):
+        scores = [case[name][when] for case in cases.values() for when in ("first", "last")]
+        rows.append([name, *(f"{100 * sum(s) / len(s):.1f} ({100 * min(s):.0f}–{100 * max(s):.0f})" for s in scores)])
+    header = ["start, learning rate", *(f"{case}, {when}" for case in cases for when in ("first epoch", "last"))]
+    return markdown(header, rows) + f"\n\n{found['seeds']} seeds, mean (least–greatest). {_machine(found['machine'])}."
+
+
 def formats():
     """Every kind of file made from one checkpoint."""
     found = _results("benchmarks/FashionMNIST_resnet18.json")
@@ -325,6 +336,7 @@ TABLES = {
     "time_to_accuracy": time_to_accuracy,
     "fast_and_slow": fast_and_slow,
     "cold_start": cold_start,
+    "fine_tuning": fine_tuning,
     "formats": formats,
     "complexity": complexity,
     "receptive_fields": receptive_fields,
