@@ -97,3 +97,8 @@ def test_a_spreadsheet_takes_no_text_for_a_formula(text):
     """Numbers stay numbers; a text that a spreadsheet would compute begins with an apostrophe."""
     ((cell, number),) = list(csv.reader(io.StringIO(csv_text(["name", "count"], [[text, -1]]))))[1:]
     assert cell == f"'{text}" and number == "-1"
+
+
+def test_a_carriage_return_in_a_cell_stays_in_it():
+    text = csv_text(["name", "count"], [["a\rb", 1], ["c\nd", 2]])
+    assert list(csv.reader(io.StringIO(text, newline="")))[1:] == [["a\rb", "1"], ["c\nd", "2"]]

@@ -409,7 +409,7 @@ def test_a_fixed_batch_is_filled_up(batch, tmp_path):
     nodes = [helper.make_node("Flatten", ["pixels"], ["flat"]), helper.make_node("MatMul", ["flat", "weights"], ["scores"])]
     graph = helper.make_graph(nodes, "linear", [takes], [gives], [numpy_helper.from_array(weights, "weights")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "f.onnx")
-    predictor = open_predictor(tmp_path / "f.onnx", classes="abcd")
+    predictor = open_predictor(tmp_path / "f.onnx", classes=list("abcd"))
     assert predictor.fixed_batch == batch and predictor.card.image_size == 8
     images = random.normal(size=(7, 3, 8, 8)).astype(np.float32)
     assert np.allclose(predictor(images), images.reshape(7, -1) @ weights, atol=1e-4)

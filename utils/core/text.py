@@ -84,10 +84,13 @@ def table(header, rows, align=None):
 
 def csv_text(header, rows):
     """Rows as CSV. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return "".join(f"{_csv_row(row)}\n" for row in [header, *rows])
+
+
+def _csv_row(row):
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([[_cell(value) for value in row] for row in [header, *rows]])
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow([_cell(value) for value in row])  # which also quotes a lone \r
+    return text.getvalue().removesuffix("\r\n")
 
 
 def _cell(value):
