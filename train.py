@@ -28,6 +28,7 @@ def parser():
     cli.add_device(p)
     data = cli.add_data(p)
     add_reading(data)
+    data.add_argument("--stream_images", type=int, check=cli.at_least(1), metavar="N", help="stream shards, N images an epoch")
     data.add_argument("--data_card", action="store_true", help="print what is understood of the data, and stop")
     data.add_argument("--image_size", type=int, check=cli.side(), help="side of the input, px; 224 for networks of ours")
     data.add_argument("--resize_size", type=int, check=cli.side(), help="short side before the centre crop, px")

@@ -26,11 +26,11 @@ def train_batches(store, labels, indices, device, workers=0, seed=0):
         _Gathered(store, labels),
         batch_size=None,
         sampler=indices,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         num_workers=workers if helped else 0,
         prefetch_factor=4 if helped and workers else None,
         pin_memory=helped and device.type == "cuda",
-        worker_init_fn=_own_group,
+        worker_init_fn=own_group,
         generator=torch.Generator().manual_seed(seed),  # its own, so that the global one stays where the run has it
     )
     for batch in loader:
@@ -55,7 +55,7 @@ def eval_batches(split, card, batch_size, device="cpu", *, store=None, workers=0
         yield normalise(crops, card.mean, card.std), batch_labels
 
 
-def _own_group(worker):
+def own_group(worker):
     """What torchrun or a terminal sends to all processes of a run is for the first, which lets its workers finish the step."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
@@ -75,5 +75,5 @@ class _Gathered(torch.utils.data.Dataset):
             return error
 
 
-def _as_it_is(batch):
+def as_it_is(batch):
     return batch

@@ -28,7 +28,7 @@ def expand(pattern):
     """The names that braces and wildcards stand for: `a-{00..02}.tar`, `{train,val}-0.tar`, `a-*.tar`, in their order."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
-        wild = any(c in pattern for c in "*?")
+        wild = any(c in pattern for c in "*?") and not pattern.startswith("pipe:")
         path = pathlib.Path(pattern)
         return [str(path.parent / p.name) for p in sorted(path.parent.glob(path.name))] if wild else [pattern]
     bounds = RANGE.fullmatch(found[1])

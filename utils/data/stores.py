@@ -141,9 +141,13 @@ class TransformStore:
 def shrunk(split, index, side, interpolation="bilinear"):
     """`(pixels, odd)`: one image as uint8 (H, W, 3), its short side at most `side`; what is odd about its values, or None."""
     image = split.image(index)
-    odd = image.info.get(ODD)
+    return at_most(image, side, interpolation), image.info.get(ODD)
+
+
+def at_most(image, side, interpolation="bilinear"):
+    """Pillow RGB -> uint8 (H, W, 3), its short side at most `side`."""
     changes = min(image.size) > side or is_extreme(image)
-    return np.asarray(resize_shorter(image, side, interpolation) if changes else image), odd
+    return np.asarray(resize_shorter(image, side, interpolation) if changes else image)
 
 
 def resident(stores, device):

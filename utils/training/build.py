@@ -12,6 +12,7 @@ from utils.core.errors import UserError
 from utils.core.machine import cores, keep_memory
 from utils.core.text import plural, printable
 from utils.data.datasets import open_dataset
+from utils.data.streams import open_stream
 from utils.kernels.convert import is_compiled, use_training_kernels
 from utils.runtime import distributed
 from utils.runtime.compile import compile_whole, trial_step
@@ -126,7 +127,7 @@ def announced(answer):
 def open_data(options, start=None):
     """The data set, the card of a model for it, and what is wrong with each image that is left out; prints what is in it."""
     with distributed.first_here_first():
-        dataset = open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
+        dataset = open_images(options)
     images = preprocessing(options.model, options.image_size, options.pretrained)
     images |= start.images if start else {}
     images |= {"resize_size": options.resize_size} if options.resize_size else {}
@@ -140,6 +141,15 @@ def open_data(options, start=None):
     sizes = ", ".join(f"{len(split):,} {split.name}" for split in (dataset.train, dataset.val, dataset.test) if split)
     say(f"{dataset.name}: {plural(card.num_classes, 'class', 'classes')}, {sizes} images at {card.image_size} px")
     return dataset, card, skipped
+
+
+def open_images(options):
+    """The data set, indexed, or with a stream of training images."""
+    if options.stream_images is None:
+        return open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
+    if options.skip_broken:
+        raise UserError("the images of a stream are not decoded before their turn; leave it out", option="skip_broken")
+    return open_stream(options.dataset, options.stream_images, options.reading, options.data_dir)
 
 
 def say_skipped(sentences, files, most=20):

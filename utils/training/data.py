@@ -1,5 +1,6 @@
 """The images of a run on their way into the network."""
 
+import itertools
 import pathlib
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import numpy as np
 import torch
 
+from utils.core.errors import UserError
 from utils.data.augment import erase, mix
 from utils.data.broken import broken_images, without
 from utils.data.cache import open_store
@@ -14,6 +16,7 @@ from utils.data.loader import eval_batches, needs_workers, train_batches
 from utils.data.registry import AUGMENTATIONS
 from utils.data.sampling import balanced_weights, class_weights, epoch_order
 from utils.data.stores import TransformStore, resident
+from utils.data.streams import StreamSplit, stream_batches
 from utils.runtime import distributed
 
 
@@ -40,7 +43,14 @@ class TrainingData:
         self.sampling = balanced_weights(dataset.train.labels) if options.balanced_sampler else None
         geometry = (options.image_size, card.mean, card.std, card.resize_size, card.interpolation)
         self.augment, self.plain = AUGMENTATIONS[options.augment](*geometry), AUGMENTATIONS["none"](*geometry)
-        splits = {split.name: split for split in (dataset.train, dataset.val, dataset.test) if split}
+        self.streamed = isinstance(dataset.train, StreamSplit)
+        if self.streamed and (options.balanced_sampler or options.class_weights or self.augment.per_image):
+            raise UserError(
+                "nothing is known of a streamed image before it comes: leave out class weights, the balanced sampler and the "
+                "augmentation torchvision",
+                option="stream_images",
+            )
+        splits = {split.name: split for split in dataset.splits if not isinstance(split, StreamSplit)}
         cache, show = pathlib.Path(options.data_dir, "cache"), distributed.rank() == 0 and sys.stderr.isatty()
         with distributed.first_here_first():
             how = (card.resize_size, options.cache, cache, show, card.interpolation)
@@ -48,19 +58,22 @@ class TrainingData:
         self.stores = resident(stores, device)
         # Epochs with augmentation read `train_store`: some augmentations work on files, one by one, in loader workers.
         per_image = self.augment.per_image
-        self.train_store = TransformStore(dataset.train, per_image) if per_image else self.stores["train"]
+        self.train_store = TransformStore(dataset.train, per_image) if per_image else self.stores.get("train")
 
     @property
     def needs_workers(self):
         """Whether loader workers would have something to do."""
-        return any(needs_workers(store, self.device) for store in (self.train_store, *self.stores.values()))
+        stores = filter(None, (self.train_store, *self.stores.values()))
+        return self.streamed or any(needs_workers(store, self.device) for store in stores)
 
     def class_weights(self):
         """float32 (classes,) on the device: weights of the loss, inverse to the frequency of the class."""
         return class_weights(self.dataset.train.labels, self.card.num_classes).to(self.device)
 
     def order(self, epoch):
-        """Indices of the training images in the order of an epoch, which is counted from 0."""
+        """Indices of the training images in the order of an epoch, which is counted from 0; of a stream, only their number."""
+        if self.streamed:
+            return torch.arange(len(self.dataset.train))
         return epoch_order(len(self.dataset.train), self.options.seed, epoch, self.sampling)
 
     def train_batches(self, state, groups, clock):
@@ -69,13 +82,11 @@ class TrainingData:
         images: float32 (N, 3, S, S), normalised; targets: int64 (N,), or soft labels float (N, classes).
         """
         epoch, rank, seed = state.epoch, distributed.rank(), self.options.seed
-        done, left = groups[: state.group], groups[state.group :]
-        indices = [batch for group in left for batch in group.batches]
-        store = self.stores["train"] if epoch >= self.options.plain_from else self.train_store
-        of_workers = seed * 1_000_003 + state.step + (rank << 53)
-        loader = iter(train_batches(store, self.labels, indices, self.device, self.workers, seed=of_workers))
-        first = sum(len(group.batches) for group in done)
-        for number in range(first, first + len(indices)):
+        done, left = (
+            [batch for group in part for batch in group.batches] for part in (groups[: state.group], groups[state.group :])
+        )
+        loader = self._streamed_batches(epoch, done, left) if self.streamed else self._gathered_batches(state, left)
+        for number in range(len(done), len(done) + len(left)):
             started = time.perf_counter()
             pixels, labels = next(loader)
             gathered = time.perf_counter()
@@ -84,6 +95,18 @@ class TrainingData:
             if self.device.type == "cpu":
                 clock.augmenting += time.perf_counter() - gathered
             yield batch
+
+    def _gathered_batches(self, state, indices):
+        store = self.stores["train"] if state.epoch >= self.options.plain_from else self.train_store
+        of_workers = self.options.seed * 1_000_003 + state.step + (distributed.rank() << 53)
+        return iter(train_batches(store, self.labels, indices, self.device, self.workers, seed=of_workers))
+
+    def _streamed_batches(self, epoch, done, left):
+        """What is done of an epoch is read once more, as nothing tells where in the shards it ended."""
+        how = (self.card.resize_size, self.card.interpolation)
+        sizes, seed = [len(batch) for batch in (*done, *left)], self.options.seed * 1_000_003 + epoch
+        batches = stream_batches(self.dataset.train, how, sizes, self.device, self.workers, seed)
+        return itertools.islice(batches, len(done), None)
 
     def _prepare(self, pixels, labels, epoch, random_key):
         options = self.options

@@ -23,6 +23,7 @@ class TrainOptions:
     # data
     dataset: str = may_change("FashionMNIST")  # the folder may move: the images are compared
     data_dir: str = may_change("data/")
+    stream_images: int | None = None  # images of an epoch of shards that are streamed; None: they are indexed
     reading: Reading = field(default=GUESSED, metadata={"changes": FREE})
     batch_size: int = 128
     num_workers: int = may_change(8)

@@ -1,0 +1,130 @@
+"""Shards that are streamed: each image once over processes and workers, one order for one seed, faults in sentences."""
+
+import io
+import itertools
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from labelled_images import shards_of, write_shard
+from PIL import Image
+
+from utils.core.errors import UserError
+from utils.data.rows import Reading
+from utils.data.streams import open_stream, stream_batches
+
+pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+CPU = torch.device("cpu")
+
+
+def numbered(folder, shards=8, each=20):
+    """Shards of images whose colour is their number: red counts in 250s, green is the rest."""
+    folder.mkdir(exist_ok=True)
+    for shard in range(shards):
+        samples = []
+        for number in range(shard * each, (shard + 1) * each):
+            stream = io.BytesIO()
+            Image.new("RGB", (4, 4), (number // 250, number % 250, 0)).save(stream, "PNG")
+            samples.append((f"{number:06}", {"png": stream.getvalue(), "cls": b"ab"[number % 2 : number % 2 + 1]}))
+        write_shard(folder / f"train-{shard:02}.tar", samples)
+    (folder / "classes.txt").write_text("a\nb\n")
+    return f"{folder}/train-{{00..{shards - 1:02}}}.tar"
+
+
+def numbers_of(batches):
+    """The numbers of the images, in order; their labels are right."""
+    numbers = []
+    for pixels, labels in batches:
+        found = (pixels.data[:, 0, 0, 0].long() * 250 + pixels.data[:, 1, 0, 0].long()).tolist()
+        assert labels.tolist() == [number % 2 for number in found]
+        numbers += found
+    return numbers
+
+
+def stream(pattern, images, sizes, workers=0, seed=0):
+    split = open_stream(pattern, images, Reading()).train
+    return stream_batches(split, (8, "bilinear"), sizes, CPU, workers, seed)
+
+
+def test_two_ranks_of_four_workers_see_each_image_of_eight_shards_once(tmp_path, monkeypatch):
+    pattern, seen = numbered(tmp_path / "x"), []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        seen.append(numbers_of(stream(pattern, 160, [32, 32, 16], workers=4)))
+    assert [len(numbers) for numbers in seen] == [80, 80] and sorted(seen[0] + seen[1]) == list(range(160))
+
+
+def test_one_seed_gives_one_shuffled_order_and_a_resume_goes_on_in_it(tmp_path):
+    pattern = numbered(tmp_path / "x")
+    orders = [numbers_of(stream(pattern, 160, [40] * 4, seed=seed)) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(160))
+    assert np.corrcoef(orders[0], range(160))[0, 1] < 0.5
+    assert numbers_of(itertools.islice(stream(pattern, 160, [40] * 4, seed=1), 2, None)) == orders[0][80:]
+
+
+def test_an_epoch_may_be_longer_or_shorter_than_the_shards(tmp_path):
+    pattern = numbered(tmp_path / "x")
+    assert len(set(numbers_of(stream(pattern, 50, [50])))) == 50
+    longer = numbers_of(stream(pattern, 200, [200]))
+    assert sorted(longer[:160]) == list(range(160)) and len(set(longer[160:])) == 40
+
+
+def test_a_pipe_is_a_shard(tmp_path):
+    pattern = numbered(tmp_path / "x").replace(str(tmp_path), f"pipe:cat {tmp_path}")
+    assert sorted(numbers_of(stream(pattern, 160, [160], workers=2))) == list(range(160))
+
+
+def test_training_streams_and_evaluation_is_exact(photos, tmp_path, main_of):
+    pattern = shards_of(photos, tmp_path / "x", "train", 2)
+    shards_of(photos, tmp_path / "x", "val", 1)
+    (tmp_path / "x" / "classes.txt").write_text("blue\ngreen\nred\n")
+    flags = ("-m", "custom", "--image_size", 16, "--precision", "fp32", "--batch_size", 8, "--base_lr", 0.003)
+    _, out = main_of("train", "-d", pattern, "--stream_images", 24, *flags, "--max_epoch", 6)
+    facts = json.loads((tmp_path / "weights" / "x" / "custom" / "history.json").read_text())
+    assert facts["final"]["samples"] == 9 and facts["final"]["Acc@1"] > 0.6 and "2 shards streamed, 24 images" in out
+    main_of("eval", "-w", tmp_path / "weights" / "x" / "custom" / "best_model.pth")
+    (result,) = (tmp_path / "results" / "accuracy").rglob("*.json")
+    assert json.loads(result.read_text())["Acc@1"] == facts["final"]["Acc@1"]
+    with pytest.raises(UserError, match="nothing is known of a streamed image before it comes"):
+        main_of("train", "-d", pattern, "--stream_images", 24, *flags, "--max_epoch", 2, "--class_weights")
+
+
+def spoil(folder, fault):
+    if fault == "cut off":
+        path = folder / "train-01.tar"
+        path.write_bytes(path.read_bytes()[:5000])
+    elif fault == "strange class":
+        (folder / "classes.txt").write_text("a\nc\n")
+    elif fault == "no classes":
+        (folder / "classes.txt").unlink()
+    else:
+        (folder / "train-01.tar").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("cut off", "the shards cannot be read"),
+        ("strange class", "has the class 'b', which classes.txt does not name"),
+        ("no classes", "classes.txt cannot be read"),
+        ("missing", "train-01.tar is not there"),
+    ],
+)
+def test_what_is_wrong_with_a_stream_is_said_in_a_sentence(fault, message, tmp_path):
+    pattern = numbered(tmp_path / "x", shards=2)
+    spoil(tmp_path / "x", fault)
+    with pytest.raises(UserError, match=message):
+        list(stream(pattern, 40, [40], workers=2))
+
+
+def test_too_few_shards_and_a_missing_library_are_said(tmp_path, monkeypatch):
+    pattern = numbered(tmp_path / "x", shards=1)
+    monkeypatch.setattr("utils.runtime.distributed.world_size", lambda: 2)
+    with pytest.raises(UserError, match="1 shard cannot be divided among 2 processes"):
+        next(stream(pattern, 20, [20]))
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(UserError, match=r"needs the package webdataset \(pip install webdataset\)"):
+        open_stream(pattern, 20, Reading())
