@@ -1,0 +1,119 @@
+"""A full disk: each script that writes ends in a sentence that names the file, and what was there before stays."""
+
+import errno
+import os
+import re
+import resource
+
+import pytest
+from conftest import make_photos
+from digits_checkpoint import trained
+from networks import DIGITS
+
+from models.checkpoint import save_checkpoint
+from utils.core import errors, files
+from utils.export.verify import export_model
+
+TRAIN = ("-d", "digits", "-m", "custom", "--image_size", "8", "--max_epoch", "1", "--batch_size", "500", "--num_workers", "0")
+WRITERS = {  # script and flags; {…} are files that are there
+    "train": ("train", *TRAIN, "--precision", "fp32"),
+    "eval": ("eval", "-w", "{pth}", "--output", "accuracy.json"),
+    "predict --json": ("predict", "-m", "{onnx}", "-i", "{png}", "--json", "answers.json"),
+    "predict --csv": ("predict", "-m", "{onnx}", "-i", "{png}", "--csv", "answers.csv"),
+    "predict --save_dir": ("predict", "-m", "{onnx}", "-i", "{png}", "--save_dir", "drawn"),
+    "predict_ckpoint": ("predict_ckpoint", "-w", "{pth}", "-i", "{png}", "--json", "answers.json"),
+    "export to ONNX": ("export", "-w", "{pth}", "-e", "onnx"),
+    "export to TorchScript": ("export", "-w", "{pth}", "-e", "torchscript"),
+    "quantize": ("quantize", "-w", "{pth}", "--scheme", "fp16"),
+    "check_dataset": ("check_dataset", "-d", "{photos}", "--json", "a.json", "--fix_list", "a.csv", "--html", "a.html"),
+    "complexity": ("complexity", "-m", "custom", "--image_size", "32"),
+    "receptive_field": ("receptive_field", "-m", "custom", "--image_size", "32"),
+}
+SLOW = {"export to TorchScript", "quantize", "receptive_field"}
+NAMED = re.compile(r"(.*) cannot be written \((No space left on device|File too large)\)", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A checkpoint, an ONNX file, an image and a folder of photos."""
+    folder = tmp_path_factory.mktemp("given")
+    network, card = trained()
+    save_checkpoint(folder / "model.pth", {"model": network.state_dict(), "card": card.to_dict()})
+    export_model(network, card, "onnx", folder / "model.onnx", images=DIGITS[:3], source="3 digits")
+    DIGITS[0].save(folder / "image.png")
+    make_photos(folder / "photos", train=3, val=1)
+    return {
+        "pth": folder / "model.pth",
+        "onnx": folder / "model.onnx",
+        "png": folder / "image.png",
+        "photos": folder / "photos",
+    }
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """disk(number): the file that is flushed as number so-and-so does not fit, counted from 0; `disk.count` were flushed."""
+    plain = files._flush
+
+    def flush(path):
+        if path.is_dir():
+            return plain(path)
+        flush.count += 1
+        if flush.count - 1 == flush.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(path)
+
+    def fill(number):
+        flush.full, flush.count = number, 0
+        return flush
+
+    monkeypatch.setattr(files, "_flush", flush)
+    return fill
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check_one(name, given, main_of, tmp_path, disk):
+    script, *flags = WRITERS[name]
+    flags = [flag.format(**given) for flag in flags]
+    watched = disk(None)
+    assert main_of(script, *flags)[0] in (0, 1)
+    assert watched.count  # it writes through utils.core.files
+    for number in sorted({0, watched.count // 2, watched.count - 1}):
+        before = contents(tmp_path)
+        disk(number)
+        with pytest.raises(Exception, match="No space left on device") as raised:
+            main_of(script, *flags)
+        sentence = errors.explain(raised.value)
+        named = NAMED.search(sentence or "")
+        assert named, (number, sentence, raised.value)
+        target = os.path.relpath(named[1].split(" cache ")[-1], ".")
+        after = contents(tmp_path)
+        assert after.get(target) == before.get(target) and target in before, (number, sentence)
+        assert not [path for path in after if files.TEMPORARY in path]
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS.keys() - SLOW))
+def test_a_full_disk_costs_nothing_that_was_there(name, given, main_of, tmp_path, disk):
+    check_one(name, given, main_of, tmp_path, disk)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", sorted(SLOW))
+def test_a_full_disk_costs_nothing_that_was_there_in_slow_scripts(name, given, main_of, tmp_path, disk):
+    check_one(name, given, main_of, tmp_path, disk)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_a_file_that_the_system_does_not_let_grow_is_named(name, given, script, tmp_path):
+    """The limit is the system's own (RLIMIT_FSIZE), in a process of its own, whatever library writes."""
+    flags = [flag.format(**given) for flag in WRITERS[name]]
+    limits = (600, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    ended = script(f"{flags[0]}.py", *flags[1:], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+    assert ended.returncode == 2, ended.stderr[-2000:]
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and NAMED.search(last) and "Traceback" not in ended.stderr
+    assert not [path for path in contents(tmp_path) if files.TEMPORARY in path]
