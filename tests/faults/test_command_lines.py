@@ -75,6 +75,7 @@ def given(tmp_path_factory):
     }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_inputs_that_are_not_there_are_named(name, given, main_of, tmp_path, monkeypatch):
     (tmp_path / "file.txt").write_bytes(b"")

@@ -30,7 +30,7 @@ WRITERS = {  # script and flags; {…} are files that are there
     "receptive_field": ("receptive_field", "-m", "custom", "--image_size", "32"),
 }
 PLACES = {"pth": "model.pth", "onnx": "model.onnx", "png": "image.png", "photos": "photos"}
-SLOW = {"export to ONNX", "export to TorchScript", "quantize", "receptive_field", "complexity"}
+SLOW = {"train", "export to ONNX", "export to TorchScript", "quantize", "receptive_field", "complexity"}
 NAMED = re.compile(r"(.*) cannot be written \((No space left on device|File too large)\)", re.DOTALL)
 
 
