@@ -8,6 +8,7 @@ from torch import nn
 
 from utils.core.card import CARD_KEY, ModelCard
 from utils.core.errors import UserError
+from utils.core.integrity import ROOM, is_safetensors
 
 HOLDERS = {  # key under which a container has its weights: who writes it. The first that is there counts, also inside of it
     "state_dict_ema": "timm, averaged",
@@ -62,19 +63,10 @@ def read_file(path):
 
     No code in it is run. Raises what the readers raise: see `models.checkpoint.read_checkpoint`.
     """
-    if is_safetensors(path):
+    if is_safetensors(path) or pathlib.Path(path).suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     with torch.serialization.safe_globals(HARMLESS):
         return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def is_safetensors(path):
-    """Whether a file is called or begins as safetensors do: with the length of a JSON header, which fits into it, and that."""
-    path = pathlib.Path(path)
-    with path.open("rb") as file:
-        start = file.read(9)
-    begins = start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
-    return begins or path.suffix.lower() == ".safetensors"
 
 
 def _read_safetensors(path):
@@ -92,8 +84,6 @@ def _read_safetensors(path):
 def to_safetensors(state, card):
     """A state_dict and its ModelCard as the bytes of a `.safetensors` file, with room for its seal."""
     from safetensors.torch import save
-
-    from utils.core.integrity import ROOM
 
     metadata = {"format": "pt", CARD_KEY: card.to_json(), ROOM[0]: ROOM[1]}
     return save({name: value.detach().contiguous().clone() for name, value in state.items()}, metadata)

@@ -40,6 +40,13 @@ def sealed(content):
     return content + mark + hashlib.sha256(content).hexdigest().encode()
 
 
+def is_safetensors(path):
+    """Whether a file begins as safetensors do: with the length of a JSON header, which fits into the file, and the header."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < os.path.getsize(path)
+
+
 def verify(path):
     """Check a model file by its seal or, without one, a zip archive by its CRC-32; return whether there was a seal.
 

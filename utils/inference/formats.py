@@ -15,6 +15,7 @@ import zipfile
 from dataclasses import dataclass
 
 from utils.core.errors import UserError
+from utils.core.integrity import is_safetensors
 from utils.core.registry import Registry
 
 FORMATS = Registry("engine")
@@ -111,10 +112,9 @@ def recognise(path):
     """The name of a file's format by its first bytes, or the first whose mark a zip archive holds; None for all others."""
     try:
         with open(path, "rb") as file:
-            start = file.read(9)
-        if start[:2] == PICKLE:
-            return "checkpoint"
-        if start[8:] == b"{" and int.from_bytes(start[:8], "little") < pathlib.Path(path).stat().st_size:
+            if file.read(len(PICKLE)) == PICKLE:
+                return "checkpoint"
+        if is_safetensors(path):
             return "safetensors"
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2] for name in archive.namelist()}
