@@ -303,6 +303,7 @@ def test_120_classes_show_the_most_confused_pairs(many_page, browser):
     browser.click(".pairs button")
     count = browser.run("Number(document.querySelector('.pairs button').textContent)")
     assert browser.run("document.querySelectorAll('#r0-panel img').length") == min(6, count) > 0
+    assert 0 <= browser.run("document.querySelector('#r0-panel').getBoundingClientRect().top") < 844
     assert browser.run("document.documentElement.scrollWidth") <= 390 and is_quiet(browser)
 
 

@@ -38,6 +38,7 @@ function show(button) {
     gallery.append(figure);
   }
   panel.replaceChildren(title, gallery);
+  panel.scrollIntoView({ block: "nearest" }); // below a long table it would go unseen
 }
 
 document.addEventListener("click", (event) => {
