@@ -15,7 +15,7 @@ ASK = pathlib.Path(__file__).with_name("ask.py")
 def ask(tmp_path):
     """ask(kind, paths) -> ({path: answer}, {path: sentence}); fails where a file ended in a traceback, or with its process."""
 
-    def call(kind, paths, seconds=280):
+    def call(kind, paths, seconds=900):
         paths = [str(path) for path in paths]
         (tmp_path / "cwd").mkdir(exist_ok=True)
         log = tmp_path / "ask.log"
