@@ -126,7 +126,7 @@ def test_flags_are_read_from_a_file_in_the_place_where_it_stands(tmp_path):
 
 def test_words_of_a_file_are_split_as_a_shell_splits_them(tmp_path):
     p = parser()
-    cli.add_model(p, ["custom"])
+    cli.add_model(p, ["custom"], cli.known("model", ["custom"]))
     for line, weights in (
         (r'-w "a # b.pth" # c', "a # b.pth"),
         ("-w a#b.pth", "a#b.pth"),
@@ -161,7 +161,7 @@ def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_required_flag_may_stand_in_a_file_or_beside_it(tmp_path):
     p = parser()
-    cli.add_model(p, ["custom"], required_weights=True)
+    cli.add_model(p, ["custom"], cli.known("model", ["custom"]), required_weights=True)
     assert p.parse(argv=[file_of(tmp_path, "--count 4"), "-w", "a.pth"]).count == 4
     with pytest.raises(UserError, match="required: -w/--weights"):
         p.parse(argv=[file_of(tmp_path, "--count 4")])
@@ -169,7 +169,7 @@ def test_a_required_flag_may_stand_in_a_file_or_beside_it(tmp_path):
 
 def test_what_was_given_can_be_written_and_read_again(tmp_path):
     p = parser()
-    cli.add_model(p, ["custom"])
+    cli.add_model(p, ["custom"], cli.known("model", ["custom"]))
     p.add_argument("--names", nargs="+")
     p.add_argument("--offset", type=float)
     argv = ["--flag", "--share", "1e-6", "-w", "a '#1' b.pth", "--names", "x y", "#z", "--offset=-2", "--count", "7"]
