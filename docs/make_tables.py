@@ -258,6 +258,25 @@ def receptive_fields():
     return markdown(["network", "layer", "size", "jump", "start", "effective size, random weights"], rows, "llrrrr")
 
 
+def any_network():
+    """What the scripts did with each network of `benchmarks/any_network.py`, and the sentences of those that refused."""
+    found = _results("any_network.json")
+    rows, notes = [], []
+    for name, network in found["networks"].items():
+        steps = dict(network["steps"])
+        real = steps.pop("an epoch on photographs", {}).get("said", "")
+        bad = [step for step, outcome in steps.items() if outcome["status"] != "works"]
+        notes += [f"- `{name}`, {step}: {steps[step]['said']}" for step in bad]
+        taken = f"all {len(steps)}" if not bad else f"{len(steps) - len(bad)} of {len(steps)}"
+        facts = (steps[step]["said"] for step in ("int8", "complexity", "receptive field"))
+        rows.append([f"`{name}`", network["family"], network["image_size"], taken, *facts, real])
+    names = ", ".join(steps)
+    header = ["`-m`", "family", "px", "steps that work", "int8 and fp32 answer", "MACs", "receptive field", "one epoch, Acc@1"]
+    families = len({network["family"] for network in found["networks"].values()})
+    about = f"{len(rows)} networks of {families} families. Steps: {names}. {_machine(found['machine'])}."
+    return "\n\n".join([markdown(header, rows, "llrlllll"), *(["\n".join(notes)] if notes else []), about])
+
+
 MEASURED = {
     "benchmark": "`benchmark.py --all`",
     "speed": "`benchmarks/train_throughput.py`",
@@ -338,6 +357,7 @@ TABLES = {
     "cold_start": cold_start,
     "fine_tuning": fine_tuning,
     "formats": formats,
+    "any_network": any_network,
     "complexity": complexity,
     "receptive_fields": receptive_fields,
     "promises": promises,
