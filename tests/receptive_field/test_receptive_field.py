@@ -25,7 +25,7 @@ from utils.receptive_field.analytic import analytic_fields, receptive_fields
 from utils.receptive_field.chain import calculate_RF, get_receptive_field
 from utils.receptive_field.effective import effective_field, effective_size
 from utils.receptive_field.gradient import gradient_fields
-from utils.receptive_field.report import compare
+from utils.receptive_field.report import choose_layer, compare, measure
 from utils.receptive_field.spans import GLOBAL, Field, Span
 
 
@@ -625,3 +625,9 @@ def test_why_a_network_is_left_out(name):
     fields, notes = analytic_fields(model, 224)
     assert any("attention" in note for note in notes) == ("windows" in EXPLAINED[name])
     assert list(fields.values())[-1].size == (math.inf, math.inf)
+
+
+def test_the_layer_to_draw_is_the_last_map_before_the_head():
+    fields, _ = measure(made(build_model, "resnet18_small", 10, 32), 32, "both", 8192)
+    assert list(fields)[-1] == "maxpool"  # an Identity, which the gradient alone knows
+    assert choose_layer(None, fields) == "layer4"

@@ -63,9 +63,11 @@ def _words(span):
 
 def choose_layer(wanted, fields):
     """The layer to draw. Raises UserError for an unknown one, with what is spelled alike."""
-    if wanted is None:
+    if wanted is None:  # the last that has a map before the head; what only the gradient knows, such as Identity, stands behind
         maps = [name for name, field in fields.items() if None not in field.jump]
-        return maps[-1]
+        order = {name: place for place, name in enumerate(fields)}
+        head = max((order[name] for name in fields.keys() - {*maps}), default=len(fields))
+        return [name for name in maps if order[name] < head or head < order[maps[0]]][-1]
     if wanted not in fields:
         near = difflib.get_close_matches(wanted, fields, n=4)
         hint = f"Did you mean {' or '.join(near)}?" if near else "The table lists them."
