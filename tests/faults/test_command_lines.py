@@ -36,7 +36,7 @@ WRONG = {  # what stands in the place of a file or a folder of images
     "a name of 5,000 characters": "x" * 5000,
     "a link in a circle": "circle",
     "a byte that is no text": "\udcff",
-    "a pipe's device": "\0",
+    "a null character": "\0",
 }
 
 

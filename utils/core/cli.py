@@ -204,6 +204,8 @@ class Parser(argparse.ArgumentParser):
         """What is wrong with one value of a flag, or None."""
         if value == "":
             return "is empty; give a value, or leave it out"
+        if isinstance(value, str) and "\0" in value:
+            return "holds a null character, which no name has"
         if isinstance(value, float) and not math.isfinite(value):
             return "is no finite number"
         if isinstance(value, int) and abs(value) >= 1 << 63:
