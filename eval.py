@@ -18,7 +18,6 @@ from utils.core.machine import keep_memory
 from utils.core.text import csv_text, plural, printable, shortened
 from utils.data.flags import add_reading, reading_of
 from utils.data.places import files_of
-from utils.inference.mirrored import AUGMENTED, add_tta
 
 DEFAULT = "FashionMNIST"  # what a checkpoint without a model card is evaluated on
 
@@ -28,7 +27,7 @@ def parser():
     model = cli.add_model(p, list_models(), unknown_model, required_weights=True)
     cli.add_card_facts(model)
     model.add_argument("-q", "--quantized", action="store_true", help="refuse weights that are not quantized (quantize.py)")
-    add_tta(model)
+    cli.add_tta(model)
     data = cli.add_data(p, default=None)
     add_reading(data)
     data.add_argument("--split", choices=("train", "val", "test"),
@@ -49,6 +48,7 @@ def main():
     from utils.evaluation.metrics import CONFUSION, confusions, summarise
     from utils.export.measure import answers_of
     from utils.export.quantize import hold_quantized
+    from utils.inference.mirrored import AUGMENTED
     from utils.inference.predictors import open_predictor
     from utils.runtime.device import choose_device, describe_machine
 

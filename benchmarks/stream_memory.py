@@ -67,7 +67,7 @@ def stream(folder, args):
     """[(images so far, bytes of memory)], and the seconds."""
     import torch
 
-    from utils.data.rows import Reading
+    from utils.data.reading import Reading
     from utils.data.streams import open_stream, stream_batches
 
     write_shard(folder / "train-0.tar")

@@ -76,7 +76,7 @@ def test_results_of_unlike_networks_have_unlike_names():
 
 
 def test_what_a_card_may_say_of_reading_is_what_readers_know():
-    from utils.data.rows import Reading
+    from utils.data.reading import Reading
 
     assert Reading.__dataclass_fields__.keys() == READING
     with pytest.raises(UserError, match="training must be"):

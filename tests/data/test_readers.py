@@ -15,7 +15,8 @@ from PIL import Image
 from utils.core.errors import UserError
 from utils.data.data_card import data_card
 from utils.data.datasets import open_dataset
-from utils.data.rows import Reading, relative_name, without_common_folders
+from utils.data.reading import Reading
+from utils.data.rows import relative_name, without_common_folders
 from utils.data.splits import split_by_name
 
 

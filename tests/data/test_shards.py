@@ -17,7 +17,7 @@ from utils.data.cache import open_store
 from utils.data.data_card import data_card
 from utils.data.datasets import dataset_of, open_dataset
 from utils.data.places import content_of
-from utils.data.rows import Reading
+from utils.data.reading import Reading
 from utils.data.shards import expand
 
 

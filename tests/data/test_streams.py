@@ -12,7 +12,7 @@ from labelled_images import shards_of, write_shard
 from PIL import Image
 
 from utils.core.errors import UserError
-from utils.data.rows import Reading
+from utils.data.reading import Reading
 from utils.data.streams import open_stream, stream_batches
 
 pytest.importorskip("webdataset", reason="the package webdataset is not installed")

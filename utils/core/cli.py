@@ -275,6 +275,12 @@ def add_card_facts(group):
     group.add_argument("--image_size", type=int, check=side(), help="pixels, for a file without a model card")
 
 
+def add_tta(group):
+    """--tta: what else a network is asked about; the names are those of utils.inference.mirrored.AUGMENTED."""
+    about = "flip answers with the average for the image and its mirror image, in twice the time"
+    group.add_argument("--tta", default="none", choices=("none", "flip"), help=about)
+
+
 def add_data(parser, *, default="FashionMNIST"):
     """-d/--dataset, --data_dir, --batch_size, --num_workers: which images, and how many at a time.
 

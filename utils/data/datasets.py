@@ -17,7 +17,7 @@ from utils.core.registry import Registry
 from utils.core.text import plural
 from utils.data.hugging_face import is_hugging_face
 from utils.data.readers import read_dataset, reader_of
-from utils.data.rows import Reading
+from utils.data.reading import Reading
 from utils.data.splits import Dataset, Split, hold_out, stratified_split
 
 DATASETS = Registry("data set")

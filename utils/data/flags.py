@@ -1,6 +1,6 @@
 """The flags that say what to read where in a data set, shared by the scripts that train and evaluate."""
 
-from utils.data.rows import Reading
+from utils.data.reading import Reading
 
 
 def add_reading(group):

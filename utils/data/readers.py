@@ -11,7 +11,8 @@ from utils.core.errors import UserError
 from utils.core.text import plural
 from utils.data.hugging_face import is_hugging_face, is_local, read_hugging_face
 from utils.data.image_folder import image_folder
-from utils.data.rows import Reading, listed
+from utils.data.reading import Reading
+from utils.data.rows import listed
 from utils.data.shards import expand, is_shards, read_shards
 from utils.data.tables import read_list, read_table
 

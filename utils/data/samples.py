@@ -12,7 +12,7 @@ from PIL import Image
 
 from utils.core.errors import UserError
 from utils.data.datasets import DATASETS, dataset_of, is_present, match_classes, open_dataset
-from utils.data.rows import Reading
+from utils.data.reading import Reading
 
 
 def open_split(card, dataset=None, data_dir=None, split=None, changes=None):

@@ -2,10 +2,9 @@
 
 import os
 
-from utils.core.cli import at_least, between
+from utils.core.cli import add_tta, at_least, between
 from utils.core.images import MAX_PIXELS
 from utils.inference.answers import Options
-from utils.inference.mirrored import add_tta
 
 
 def add_flags(parser):

@@ -26,9 +26,3 @@ class Mirrored:
 
 
 AUGMENTED = {"none": lambda predictor: predictor, "flip": Mirrored}
-
-
-def add_tta(group):
-    """--tta: which of AUGMENTED."""
-    about = "flip answers with the average for the image and its mirror image, in twice the time"
-    group.add_argument("--tta", default="none", choices=AUGMENTED, help=about)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 
-from utils.data.rows import Reading
+from utils.data.reading import Reading
 
 GUESSED = Reading()
 FREE, GROWS = "free", "grows"
