@@ -3,7 +3,7 @@ DATA_DIR ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-narrow test-faults test-all lint docs setup clean
+.PHONY: demo test test-narrow test-faults test-all lint models results tables setup clean
 
 setup: $(VENV)/.installed
 
@@ -44,8 +44,20 @@ lint: setup
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/hadolint Dockerfile
 
+# Every format of every published checkpoint, beside it, each compared with the checkpoint.
+models: setup
+	for file in weights/FashionMNIST/*/best_model.pth; do \
+		for engine in onnx torchscript pt2; do \
+			$(BIN)/python export.py -w $$file -e $$engine --data_dir $(DATA_DIR) || exit; done; \
+		for scheme in fp16 int8; do \
+			$(BIN)/python quantize.py -w $$file --scheme $$scheme --data_dir $(DATA_DIR) || exit; done; done
+
+# The figures of the published models, measured anew into results/reference/published/.
+results: setup
+	$(BIN)/python benchmarks/published.py --data_dir $(DATA_DIR)
+
 # The tables of README.md and docs/, from the scripts' flags and from results/.
-docs: setup
+tables: setup
 	$(BIN)/python docs/make_tables.py
 
 clean:

@@ -1,9 +1,12 @@
 """Every model in every engine against its network, on real pictures; and that a file that differs is not written."""
 
+import zipfile
+
 import numpy as np
 import onnx
 import pytest
 import torch
+from markdown_blocks import ROOT
 from networks import DIGITS, QUICK, SETTLED, mixed_images, network_of
 
 from models.checkpoint import load_model
@@ -199,3 +202,15 @@ def test_a_part_with_a_precision_of_its_own_is_exported_as_plain_operators(tmp_p
     card, writer = ModelCard("custom", ["a", "b"], 8), FORMATS["pt2"].load_writer()
     writer.save(writer.convert(OwnPrecision().eval(), card), card, tmp_path / "own.pt2")
     verify_program(tmp_path / "own.pt2")
+
+
+@pytest.mark.parametrize("name", ["onnx", "pt2"])
+def test_a_file_does_not_name_the_folders_of_the_machine_that_wrote_it(name, tmp_path):
+    model, card = network_of("custom")
+    path = tmp_path / f"model{FORMATS[name].suffix}"
+    export_model(model, card, name, path, images=generated_images(8), source="generated images")
+    contents = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            contents = [archive.read(member) for member in archive.namelist()]
+    assert not any(str(ROOT).encode() in content or b"site-packages" in content for content in contents)

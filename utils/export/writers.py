@@ -88,7 +88,7 @@ class Onnx(Writer):
             external_data=False,
             verbose=False,
         )
-        graph = onnx.load_from_string(buffer.getvalue())
+        graph = _without_traces(onnx.load_from_string(buffer.getvalue()))
         _check_opset(graph, opset)
         if fp16:
             graph = _half(graph)
@@ -106,6 +106,16 @@ class Onnx(Writer):
         embed_card(graph, card)
         write_sealed(path, graph.SerializeToString())
         onnx.checker.check_model(str(path))
+
+
+def _without_traces(graph):
+    """`graph` without the source lines that the exporter keeps of each node: they name the folders of this machine."""
+    for node in (*graph.graph.node, *(node for function in graph.functions for node in function.node)):
+        kept = [(entry.key, entry.value) for entry in node.metadata_props if not entry.key.endswith("stack_trace")]
+        del node.metadata_props[:]
+        for key, value in kept:
+            node.metadata_props.add(key=key, value=value)
+    return graph
 
 
 def _check_opset(graph, opset):
@@ -159,6 +169,8 @@ class Pt2(Writer):
         if any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in program.graph.nodes):
             program = program.run_decompositions({})  # so that an autocast inside of the network holds no graph of its own
         program._example_inputs = None  # they would be stored
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # the source lines name the folders of this machine
         return program
 
     @staticmethod

@@ -1,0 +1,89 @@
+"""Measure the models that weights/ publishes anew, by the scripts, into results/reference/published/.
+
+  python benchmarks/published.py --data_dir ../shared/data           # or: make results
+  python benchmarks/published.py --data_dir ../shared/data --models custom
+
+For every checkpoint in weights/FashionMNIST/: accuracy of the checkpoint and of each file beside it, what int8 costs and
+gains, every kind of file side by side, operations and receptive field. The scripts run in a temporary folder with a copy of
+the published files, so they write nothing into the project; what they wrote is then kept, and the commands beside it in
+results/reference/published/commands.json, with the date and the machine.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks.pairs import ROOT
+from utils.core import cli
+from utils.core.errors import UserError, run
+from utils.core.files import write_json
+from utils.runtime.device import describe_machine
+
+PUBLISHED = ROOT / "weights" / "FashionMNIST"
+REFERENCE = ROOT / "results" / "reference" / "published"
+KEPT = (".json", ".png", ".txt")
+
+
+def parser():
+    names = sorted(path.parent.name for path in PUBLISHED.glob("*/best_model.pth"))
+    p = cli.Parser(__doc__)
+    p.add_argument("--data_dir", default="data/", help="holds FashionMNIST/raw")
+    p.add_argument("--models", nargs="+", default=names, choices=names, help="which of weights/FashionMNIST/")
+    return p
+
+
+def commands(model):
+    """The command lines that measure one published model; each starts with a script."""
+    folder = f"weights/FashionMNIST/{model}"
+    checkpoint, files = f"{folder}/best_model.pth", sorted((PUBLISHED / model / "converted_models").glob("*.onnx"))
+    for weights in (checkpoint, *(f"{folder}/converted_models/{path.name}" for path in files)):
+        yield f"eval.py -w {weights}"
+    yield f"quantize.py -w {checkpoint} --scheme int8"
+    yield f"benchmark.py -w {checkpoint} --all"
+    yield f"complexity.py -w {checkpoint}"
+    yield f"receptive_field.py -w {checkpoint}"
+
+
+def measure(line, data_dir, folder):
+    """Run one command line in `folder`. Raises UserError with its last word where it fails."""
+    script, *flags = line.split()
+    reads_data = ["--data_dir", str(data_dir)] if script in ("eval.py", "quantize.py", "benchmark.py") else []
+    print(line, flush=True)
+    done = subprocess.run([sys.executable, str(ROOT / script), *flags, *reads_data], cwd=folder, capture_output=True, text=True)
+    if done.returncode not in (0, 4):  # 4: quantized, and less accurate than allowed; the figures say so
+        raise UserError(f"{line} ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+
+
+def main():
+    args = parser().parse()
+    data_dir = pathlib.Path(args.data_dir).resolve()
+    lines = [line for model in args.models for line in commands(model)]
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(PUBLISHED, pathlib.Path(folder, "weights", "FashionMNIST"))
+        for line in lines:
+            measure(line, data_dir, folder)
+        found = pathlib.Path(folder, "results")
+        kept = sorted(path.relative_to(found) for path in found.rglob("*") if path.suffix in KEPT)
+        for path in kept:
+            (REFERENCE / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found / path, REFERENCE / path)
+    record = REFERENCE / "commands.json"
+    earlier = json.loads(record.read_text()) if record.exists() else {"commands": []}
+    facts = {
+        "date": f"{datetime.date.today()}",
+        "machine": describe_machine(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+    }
+    write_json(record, facts | {"commands": sorted({*earlier["commands"], *lines})})
+    print(f"written: {len(kept)} files in {REFERENCE.relative_to(ROOT)}, and {record.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    run(main)

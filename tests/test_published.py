@@ -1,0 +1,62 @@
+"""The published models answer: from the files of a clone alone, and as results/reference/published/ says of them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from markdown_blocks import ROOT
+
+from utils.core.images import load_image
+from utils.inference.predictors import open_predictor
+
+MODELS = sorted(path.parent.name for path in ROOT.glob("weights/FashionMNIST/*/best_model.pth"))
+FILES = sorted(path for name in MODELS for path in ROOT.glob(f"weights/FashionMNIST/{name}/converted_models/*.onnx"))
+SAMPLES = sorted((ROOT / "assets/images/fashion_mnist").glob("*.png"))
+TRACKED = subprocess.run(["git", "ls-files", "weights"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+
+def stem(name):
+    return name.lower().replace(" ", "_").replace("/", "_")
+
+
+def test_each_model_has_its_files_and_its_recipe():
+    assert len(MODELS) >= 1
+    for name in MODELS:
+        assert (ROOT / "recipes" / f"{name}.txt").exists()
+        kinds = {path.stem.removeprefix(f"{name}_") for path in FILES if path.parent.parent.name == name}
+        assert kinds == {"onnx", "int8"}
+
+
+def test_the_published_files_are_small():
+    sizes = [(ROOT / name).stat().st_size for name in TRACKED]
+    assert max(sizes) < 24e6 and sum(sizes) < 90e6
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_real_samples_are_answered_right(path):
+    file = open_predictor(path, device="cpu")
+    answers = [file.card.classes[file(file.prepare(load_image(image))).argmax()] for image in SAMPLES]
+    assert len(SAMPLES) == 10
+    assert sum(stem(answer) == image.stem for answer, image in zip(answers, SAMPLES, strict=True)) >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("name", MODELS)
+def test_the_reference_is_repeated_to_the_last_digit(name, real_data, tmp_path):
+    for path in sorted((ROOT / "results/reference/published/accuracy/FashionMNIST").glob(f"{name}*.json")):
+        found, output = json.loads(path.read_text()), tmp_path / path.name
+        command = [
+            sys.executable,
+            str(ROOT / "eval.py"),
+            "-w",
+            found["weights"],
+            "--data_dir",
+            str(real_data),
+            "--output",
+            str(output),
+        ]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        again = json.loads(output.read_text())
+        assert [again[key] for key in ("Acc@1", "Acc@5", "split")] == [found[key] for key in ("Acc@1", "Acc@5", "split")]
