@@ -20,6 +20,10 @@ def copy_of_the_project(target):
     shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*KEPT_OUT))
     for folder in ("weights", "data", *(f"results/{kind}" for kind in WRITTEN)):
         shutil.rmtree(target / folder, ignore_errors=True)
+    tracked = subprocess.run(["git", "ls-files", "weights", "data"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.split():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target / name)
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def batch():
 def test_file_is_smaller_says_what_it_is_and_answers_alike(name, files, batch):
     before, after = open_predictor(files["fp32"]), open_predictor(files[name])
     assert after.bytes < 0.56 * before.bytes
-    assert after.card.replace(quantization={}) == before.card.replace(scheme=name)
+    assert after.card.scheme == name and after.card.replace(scheme=None, quantization={}) == before.card
     assert after.engine == QUANTIZERS[name].format and after.arithmetic
     expected, logits = before(batch), after(batch)
     assert logits.dtype == np.float32 and logits.shape == expected.shape
@@ -76,7 +76,7 @@ def test_file_names_differ():
 @pytest.mark.parametrize("model", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in list_models()])
 def test_every_model_goes_through_a_checkpoint(scheme, model, tmp_path):
     network = build_model(model, 7, 32)
-    card = ModelCard(model, range(7), 32)
+    card = ModelCard(model, list("abcdefg"), 32)
     save_checkpoint(tmp_path / "fp32.pth", {"model": network.state_dict(), "card": card.to_dict()})
     QUANTIZERS[scheme].apply(network, card, tmp_path / "half.pth")
     assert (tmp_path / "half.pth").stat().st_size < 0.56 * (tmp_path / "fp32.pth").stat().st_size
@@ -93,7 +93,7 @@ def test_every_model_goes_through_a_checkpoint(scheme, model, tmp_path):
 @pytest.mark.parametrize("norm_type", ["GN", "LN", "IN", "SyncBN"])
 @pytest.mark.parametrize("scheme", CHECKPOINTS)
 def test_every_norm_goes_through_a_checkpoint(scheme, norm_type, tmp_path):
-    card = ModelCard("custom", range(3), 16, norm_type=norm_type)
+    card = ModelCard("custom", list("abc"), 16, norm_type=norm_type)
     QUANTIZERS[scheme].apply(build_model("custom", 3, 16, norm_type), card, tmp_path / "half.pth")
     assert load_model(tmp_path / "half.pth")[0](torch.zeros(1, 3, 16, 16)).dtype == torch.float32
 

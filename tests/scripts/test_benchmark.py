@@ -43,7 +43,7 @@ def result_of(main_of, tmp_path):
     def call(*flags, name="digits_custom"):
         status, out = main_of("benchmark", *flags)
         assert status == 0
-        path = tmp_path / "results" / "benchmarks" / f"{name}.json"
+        path = tmp_path / "results" / "benchmark" / f"{name}.json"
         return out, json.loads(path.read_text()), path.with_suffix(".png")
 
     return call
@@ -108,7 +108,7 @@ def test_checkpoint_without_card_or_data(result_of, tmp_path):
     save_checkpoint(tmp_path / "bare.pth", {"model": trained()[0].state_dict()})
     (tmp_path / "classes.txt").write_text("\n".join("abcdefghij"))
     flags = ("--weights", tmp_path / "bare.pth", "-m", "custom", "-c", tmp_path / "classes.txt")
-    out, result, picture = result_of(*flags, name="no_dataset_custom")
+    out, result, picture = result_of(*flags, name="no_dataset_custom_bare")
     assert "no accuracy" in out and "Acc@1" not in result["files"][0] and picture.exists()
 
 

@@ -39,7 +39,7 @@ def test_the_report_is_whole(checkpoint, main_of, tmp_path):
     low, high = got["Acc@1 95 % interval"]
     assert low < got["Acc@1"] < high and len(got["confusion matrix"]) == 10
     assert set(got["per class"]["3"]) == {"precision", "recall", "F1", "support"}
-    assert "95 % interval" in out and "custom_mistakes.png" in out
+    assert "95 % interval" in out and "_mistakes.png beside it" in out
 
 
 def test_the_classes_with_the_lowest_f1_are_named(main_of, tmp_path):

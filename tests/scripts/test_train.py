@@ -271,7 +271,7 @@ def test_tensorboard_logs(main_of, tmp_path):
 
 def test_options_without_flags_are_those_of_train_without_flags():
     args = train.parser().parse(train.contradictions, argv=[])
-    assert dataclasses.replace(train.options_of(args), flags={}) == TrainOptions()
+    assert dataclasses.replace(train.options_of(args), flags={}, defaulted=()) == TrainOptions()
 
 
 def test_flags_become_options():
@@ -295,7 +295,7 @@ MISTAKES = {
     "deterministic and fast": (("--deterministic", "--compile"), "--deterministic excludes --compile"),
     "deterministic in bf16": (("--deterministic", "--bf16"), "--deterministic is in fp32"),
     "frozen random": (("--freeze",), "--pretrained"),
-    "pretrained norm": (("--pretrained", "--norm_type", "GN"), "BatchNorm"),
+    "pretrained norm": (("-m", "resnet18", "--pretrained", "--norm_type", "GN"), "BatchNorm"),
     "too small": (("--image_size", "4"), "--image_size 4 must be from 8 to 4096"),
     "large seed": (("--seed", str(2**32)), "--seed 4294967296 must be from 0 to 4294967295"),
     "no resume": (("--resume", ""), "--resume is empty; give a value, or leave it out"),

@@ -1,6 +1,7 @@
 """The images under a folder, each once: one walk for training, evaluation, prediction and check_dataset.py."""
 
 import functools
+import importlib.util
 import os
 import pathlib
 import stat
@@ -21,17 +22,15 @@ def image_suffixes():
     """Every suffix of an image format that Pillow reads, in lower case: {".jpg", ".png", ".avif", …}."""
     from PIL import Image, ImageFile  # here: loading all of its plugins takes a moment that a single file needs not
 
-    from utils.core.images import reads_heif
-
     Image.init()
-    reads_heif()  # registers what it can
 
     def reads(name):
         opener = Image.OPEN.get("JPEG" if name == "MPO" else name, [None])[0]  # a .mpo file begins as a JPEG
         stub = isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)  # a format that needs a handler
         return opener is not None and not stub and name not in NO_IMAGES
 
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if reads(name))
+    heif = HEIF if importlib.util.find_spec("pillow_heif") else ()  # imported where one is decoded
+    return frozenset([*heif, *(suffix for suffix, name in Image.registered_extensions().items() if reads(name))])
 
 
 def is_image_name(name):

@@ -117,7 +117,8 @@ def _scale(low, high, start, end):
 
 def nice_ticks(low, high, most=6):
     """Round numbers, evenly spaced, at least two and at most about `most`, from at most `low` to at least `high`."""
-    span = (high - low) or abs(high) or 1.0
+    flat = max(abs(low), abs(high), 1e-3)
+    span = high - low if high - low > 1e-6 * flat else flat
     rough = span / (most - 1)
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
