@@ -67,7 +67,7 @@ def judge(result, max_drop):
         facts += f", Acc@1 {-round(drop, 2) + 0.0:+.2f} points"
     if result["agreement"] < AGREEMENT:
         alike = f"{100 * result['agreement']:.2f} % of {plural(result['images'], 'image')} alike"
-        return f"answers otherwise: {alike}, under {100 * AGREEMENT:g} %; look at those before you use it; {facts}", 0
+        return f"answers otherwise: {alike}, under {100 * AGREEMENT:g} %: compare Acc@1 and its interval; {facts}", 0
     slower = [str(b["batch"]) for b, a in pairs if a["low_ms"] > b["high_ms"]]
     if smaller < 1.05:
         return f"hardly smaller: keep fp32; {facts}", 0

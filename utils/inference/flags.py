@@ -14,7 +14,14 @@ def add_flags(parser):
     images.add_argument("--batch_size", type=int, default=32, check=at_least(1), help="images at a time")
     images.add_argument("--max_pixels", type=int, default=MAX_PIXELS, check=at_least(1), help="refuse larger images")
     answers = parser.add_argument_group("answers")
-    answers.add_argument("--topk", type=int, default=5, check=at_least(1), metavar="K", help="print the K likeliest, not one")
+    answers.add_argument(
+        "--topk",
+        type=int,
+        default=5,
+        check=at_least(1),
+        metavar="K",
+        help="print the K likeliest classes; without it one is printed and five are written",
+    )
     answers.add_argument(
         "--threshold", type=float, default=0.0, check=between(0, 1), metavar="P", help="answer unknown below P"
     )
