@@ -17,9 +17,8 @@ HOLDER = """
 import os, sys, time
 from utils.core.lock import hold
 hold(sys.argv[1])
-if os.fork() == 0:  # a loader worker
-    time.sleep(60)
-print("held", flush=True)
+if os.fork() == 0:  # a loader worker, which says so once it runs
+    print("held", flush=True)
 time.sleep(60)
 """
 
