@@ -69,6 +69,9 @@ def parser():
     optim.add_argument("--accumulation", type=int, default=d.accumulation, check=cli.at_least(1), help="batches for one step")
     optim.add_argument("--label_smoothing", type=float, default=d.label_smoothing, check=cli.between(0, 1, closed=False),
                        help="share of the target that all classes divide")  # fmt: skip
+    optim.add_argument("--teacher", metavar="FILE", help="also learn the answers of this checkpoint (distillation)")
+    optim.add_argument("--teacher_share", type=float, default=d.teacher_share, check=cli.between(0, 1), help="of the loss")
+    optim.add_argument("--temperature", type=float, default=d.temperature, check=cli.above(0), help="softens both answers")
     optim.add_argument("--clip_grad", type=float, default=d.clip_grad, check=cli.at_least(0), help="greatest norm; 0 is off")
     optim.add_argument("--early_stop", type=int, default=d.early_stop, check=cli.at_least(0),
                        help="stop after so many evaluations without a better one; 0 is off")  # fmt: skip
@@ -117,6 +120,8 @@ def contradictions(args):
         "--resume knows the epoch to go on with; leave out --start_epoch": args.start_epoch and args.resume,
         "--freeze on random weights learns nothing; add --pretrained or --weights": (
             args.freeze and not (args.pretrained or args.weights or args.resume)),
+        "--teacher_share and --temperature need a --teacher": (
+            not args.teacher and {"teacher_share", "temperature"} & args.given),
         "--weights already says what to start from; leave out --pretrained": args.weights and args.pretrained,
         "--class_weights and --balanced_sampler both correct the same imbalance; take one": (
             args.class_weights and args.balanced_sampler),

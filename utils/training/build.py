@@ -33,6 +33,7 @@ from utils.training.schedule import Schedule, fit_warmup
 from utils.training.signals import Interruptions
 from utils.training.start import find_start
 from utils.training.state import TrainState, seed_everything
+from utils.training.teacher import open_teacher
 from utils.training.trainer import Trainer
 
 
@@ -53,9 +54,11 @@ def build_trainer(options, device, stop=None):
     wanted = "fp32" if options.deterministic else options.precision
     precision = announced(from_main(possible_precision, wanted, device))
     files = RunFiles(run_folder(options, card, dataset, precision))
+    keep_inputs(options, files)
     announced((None, files.hold()))
     say_skipped(skipped, files)
-    run = fingerprint(options, card, from_main(data_facts, dataset), precision, device)
+    teacher = make_teacher(options, card, device)
+    run = fingerprint(options, card, from_main(data_facts, dataset), precision, device, teacher)
     saved = find_saved(options, files, run)
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
         precision = announced(from_main(possible_precision, saved["card"]["training"]["precision"], device))
@@ -91,7 +94,7 @@ def build_trainer(options, device, stop=None):
     loss_options = {"label_smoothing": options.label_smoothing}
     if options.class_weights:
         loss_options["weight"] = data.class_weights()
-    step = Step(synchronised(network, config, options), config, schedule, loss_options, options.clip_grad, head)
+    step = Step(synchronised(network, config, options), config, schedule, loss_options, teacher, options.clip_grad, head)
     board = Board(files.folder / "logs", options.flags) if options.tensorboard and plan.rank == 0 else None
     stop = stop or Interruptions(device, options.save_every)
     return Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
@@ -114,6 +117,14 @@ def run_folder(options, card, dataset, precision):
     """`<path_to_save>/<data set>/<model>`, with `_fp16` for that precision and `_<name>` for a run that has a name."""
     parts = [card.file_name, "fp16" if precision == "fp16" else None, options.name]
     return pathlib.Path(options.path_to_save, dataset.name, "_".join(filter(None, parts)))
+
+
+def keep_inputs(options, files):
+    """Raise UserError where the run would replace the file that it starts from or learns from."""
+    for option in ("weights", "teacher"):
+        path = getattr(options, option)
+        if path and pathlib.Path(path).resolve().parent == files.folder.resolve():
+            raise UserError(f"{path} lies where this run saves and would be replaced; give the run a name", option=option)
 
 
 def announced(answer):
@@ -181,6 +192,16 @@ def make_model(options, card, device, start=None):
     if options.freeze:
         freeze_trunk(model, options.model)
     return model.to(device, memory_format=torch.channels_last)
+
+
+def make_teacher(options, card, device):
+    """The Teacher of the run, if it has one; prints which."""
+    if not options.teacher:
+        return None
+    teacher = from_main(open_teacher, options.teacher, card, options.teacher_share, options.temperature, device)
+    share, size = f"{options.teacher_share:g} of the loss", f"{teacher.image_size} px"
+    say(f"teacher: {options.teacher} at {size}, {share}, temperature {options.temperature:g}")
+    return teacher
 
 
 def share_with_workers(options, data):

@@ -33,10 +33,10 @@ class Fingerprint:
         return dataclasses.asdict(self)
 
 
-def fingerprint(options, card, data, precision, device):
-    """The Fingerprint of a run of `options` (TrainOptions) on `data` (`data_facts`)."""
+def fingerprint(options, card, data, precision, device, teacher=None):
+    """The Fingerprint of a run of `options` (TrainOptions) on `data` (`data_facts`), perhaps with a Teacher."""
     choices = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if CHANGES[field.name] != FREE}
-    choices |= _model_facts(card) | {"precision": precision}
+    choices |= _model_facts(card) | {"precision": precision, "teacher": teacher.digest if teacher else None}
     return Fingerprint(choices, data, {"device": device.type, "torch": str(torch.__version__), "processes": world_size()})
 
 

@@ -15,6 +15,7 @@ from utils.runtime.config import RunConfig
 from utils.runtime.distributed import world_size
 from utils.training.signals import CHECK_EVERY
 from utils.training.state import Totals
+from utils.training.teacher import Teacher
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Step:
     config: RunConfig
     schedule: Callable
     loss_options: dict = field(default_factory=dict)  # of cross_entropy
+    teacher: Teacher | None = None
     clip_grad: float = 0.0  # largest norm of the gradient; 0 is off
     head: nn.Module | None = None  # the only trained part of the network, where the rest is frozen
 
@@ -62,7 +64,11 @@ class Step:
     def _backward(self, state, images, targets, count):
         with self.config.autocast():
             logits = self.network(images)
-        loss_sum = F.cross_entropy(logits.float(), targets, reduction="none", **self.loss_options).sum()
+        losses = F.cross_entropy(logits.float(), targets, reduction="none", **self.loss_options)
+        if self.teacher:
+            with self.config.autocast():
+                losses = self.teacher.losses(losses, images, logits.float())
+        loss_sum = losses.sum()
         loss = loss_sum * (world_size() / count)  # DistributedDataParallel divides by the number of processes again
         state.scaler.scale(loss).backward()
         state.totals.add(loss_sum.detach(), logits.detach(), targets)

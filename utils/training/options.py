@@ -58,6 +58,9 @@ class TrainOptions:
     momentum: float = 0.9
     accumulation: int = 1
     label_smoothing: float = 0.0
+    teacher: str | None = may_change(None)  # the file may move: its digest is compared
+    teacher_share: float = 0.9  # of the loss
+    temperature: float = 4.0
     clip_grad: float = 0.0
     early_stop: int = may_change(0)
     seed: int = 0

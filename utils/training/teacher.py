@@ -1,0 +1,75 @@
+"""Distillation: a network learns the answers of a trained one, its teacher, besides the labels."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.checkpoint import load_model
+from utils.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network, in eval mode on the device of the run, and what turns a student's batch into one of its own.
+
+    The loss of an image is (1 - share) of that of its label plus share · T² · KL(teacher ‖ student), both at the temperature T
+    (Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network"). The teacher answers the very images that
+    the student sees, augmented and mixed (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and
+    consistent").
+    """
+
+    network: nn.Module
+    image_size: int  # px
+    order: torch.Tensor  # (C,) its output for each class of the student
+    scale: torch.Tensor  # (3, 1, 1): images * scale + shift are normalised as it wants them
+    shift: torch.Tensor
+    share: float
+    temperature: float
+    digest: str  # of its file
+
+    def losses(self, of_labels, images, logits):
+        """(N,): the losses of a batch, from those of its labels, its images (N, 3, H, W) and the student's logits (N, C)."""
+        with torch.no_grad():
+            wanted = self.network(self.prepared(images)).float()[:, self.order]
+        ours, theirs = (F.log_softmax(answers / self.temperature, dim=1) for answers in (logits, wanted))
+        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
+        return (1 - self.share) * of_labels + self.share * self.temperature**2 * divergence
+
+    def prepared(self, images):
+        """The student's images (N, 3, H, W), normalised and as large as the teacher was trained with."""
+        images = images * self.scale + self.shift
+        if images.shape[-1] == self.image_size:
+            return images
+        size = (self.image_size, self.image_size)
+        return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+
+
+def open_teacher(path, card, share, temperature, device):
+    """The Teacher in a checkpoint, for a student with this ModelCard. Raises UserError where it knows other classes."""
+    network, own = load_model(path)
+    if own.scheme:
+        raise UserError(
+            f"{path} is quantized ({own.scheme}); give the float checkpoint that it was made from", option="teacher"
+        )
+    if own.invented_classes or {*own.classes} != {*card.classes}:
+        raise UserError(
+            f"{path} must know the classes of the data, no more and no fewer: {_difference(own, card)}", option="teacher"
+        )
+    mean, std, own_mean, own_std = (
+        torch.tensor(values, device=device).view(3, 1, 1) for values in (card.mean, card.std, own.mean, own.std)
+    )
+    order = torch.tensor([own.classes.index(name) for name in card.classes], device=device)
+    network = network.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return Teacher(network, own.image_size, order, std / own_std, (mean - own_mean) / own_std, share, temperature, digest)
+
+
+def _difference(own, card):
+    if own.invented_classes:
+        return "it does not name its own"
+    sides = {"it alone has": {*own.classes} - {*card.classes}, "the data alone have": {*card.classes} - {*own.classes}}
+    return ", ".join(f"{who} {', '.join(sorted(names)[:3])}" for who, names in sides.items() if names)
