@@ -27,6 +27,14 @@ def test_a_point_lies_where_its_value_is():
     assert loss.plain[0] < train[1][0] and loss.plain[0] > train[0][0]
 
 
+def test_a_run_without_held_out_images_has_no_line_for_them():
+    found = history([2.0, 1.0])
+    assert curves_of(found).held_out
+    for record in found["epochs"]:
+        del record["val"]
+    assert not curves_of(found).held_out and [line.name for line in curves_of(found).charts[0].lines] == ["train"]
+
+
 def test_values_that_are_no_numbers_are_left_out():
     found = curves_of(history([2.0, math.nan, 1.0]))
     assert len(found.charts[0].lines[0].points) == 2 and found.plain is None

@@ -154,7 +154,9 @@ def test_the_page_is_whole_and_has_the_figures_of_eval(digits, digits_page, call
     assert set(SECTIONS) <= set(page.all("section", "id"))
     right = sum(matrix[i][i] for i in range(10))
     assert f"{right} of 359 images" in page.text and f"{100 * wanted['Acc@1']:.1f} %" in page.text
-    assert "chosen epoch, 5" in page.text and "epochs without augmentation, 5 to 6" in page.text
+    assert (
+        "held out (val)" in page.text and "chosen epoch, 5" in page.text and "epochs without augmentation, 5 to 6" in page.text
+    )
     assert "custom_onnx.onnx answers all 359 images" in page.text and "no answer differs" in page.text
     assert "Augmentation default" in page.text and "receptive field" in page.text and "kMAC" in page.text
     assert "so there are no files to look through" in page.text

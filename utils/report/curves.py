@@ -24,6 +24,11 @@ class Curves:
     plain: tuple | None
     seconds: float | None  # of the whole run
 
+    @property
+    def held_out(self):
+        """Whether the run was evaluated on held-out images."""
+        return any(line.name == "val" for chart in self.charts for line in chart.lines)
+
 
 @dataclass(frozen=True)
 class Line:
