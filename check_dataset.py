@@ -46,19 +46,20 @@ def contradictions(args):
     return ["--weights and --folds both rank the labels; take one"] if args.weights and args.folds else []
 
 
-def label_findings(args, splits, classes):
+def label_findings(args, splits, classes, broken):
     """Likely label errors as findings, the most suspected first; none unless asked for."""
     if not (args.weights or args.folds):
         return []
     from utils.doctor.findings import Finding
     from utils.doctor.suspects import suspected
 
-    found, how = suspected(splits, classes, weights=args.weights, folds=args.folds, seed=args.seed, say=print)
+    how = {"weights": args.weights, "folds": args.folds, "seed": args.seed}
+    found, words = suspected(splits, classes, broken=broken, say=print, **how)
     return [
         Finding(
             "likely label error",
             (path,),
-            f"labelled {label}; {how} it for {answer} (probability of its label {score:.3f})",
+            f"labelled {label}; {words} it for {answer} (probability of its label {score:.3f})",
             "look at it",
             {"label": label, "answer": answer, "score": score},
         )
@@ -110,10 +111,11 @@ def main():
     classes, splits, notices = scan_folder(args.dataset)
     protect(*(path for split in splits for path in split.paths))
     facts = read_all(splits)
+    broken = {fact.path for fact in facts if fact.fault}
     if all(fact.fault for fact in facts):
         raise UserError(f"none of the {plural(len(facts), 'image')} in {args.dataset} could be read")
     findings = collections.defaultdict(list)
-    for finding in [*find(facts, classes), *label_findings(args, splits, classes)]:
+    for finding in [*find(facts, classes), *label_findings(args, splits, classes, broken)]:
         findings[finding.kind].append(finding)
     counts = {s.name: {c: int((s.labels == i).sum()) for i, c in enumerate(classes)} for s in splits}
     report = as_json(counts, facts, findings, notices)
@@ -126,7 +128,7 @@ def main():
     if args.html:
         from utils.doctor.page import render
 
-        print(f"written: {write_text(args.html, render(args.dataset, classes, counts, findings))}")
+        print(f"written: {write_text(args.html, render(args.dataset, classes, counts, findings, broken))}")
     return FOUND if findings else 0
 
 

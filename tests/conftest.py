@@ -1,6 +1,7 @@
 """What the tests share: small real data, a tiny trained checkpoint, the scripts as a user runs them, two networks alike."""
 
 import copy
+import multiprocessing
 import os
 import pathlib
 import subprocess
@@ -100,6 +101,23 @@ def make_photos(root, classes=("blue", "green", "red"), train=8, val=3, sides=(2
                 pixels[..., 2 - label % 3] += 150
                 Image.fromarray(pixels).save(folder / f"{i}.jpg", quality=95)
     return root
+
+
+@pytest.fixture
+def crash(monkeypatch):
+    """A crash(path) that writes an image whose decoder aborts its process; fails where this one was to decode it."""
+    decoded_here = []
+
+    def accept(start):
+        if start.startswith(b"CRASH"):
+            if multiprocessing.parent_process():
+                os.abort()
+            decoded_here.append(start)
+
+    monkeypatch.setattr(Image, "ID", ["CRASH", *Image.ID])
+    monkeypatch.setattr(Image, "OPEN", Image.OPEN | {"CRASH": (None, accept)})
+    yield lambda path: path.write_bytes(b"CRASH" + os.fsencode(path))
+    assert not decoded_here
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """The processes of a pool end with the process that started them, however that ends."""
 
+import os
 import subprocess
 import sys
 import time
 
+import pytest
 from conftest import ROOT
 
 from utils.core.files import write_text
+from utils.core.processes import in_processes
 
 POOL = """
 import multiprocessing, os, sys, time
@@ -44,3 +47,26 @@ def is_alive(pid):
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def squares(numbers):
+    for number in numbers:
+        if number % 70 == 7:
+            os.abort()
+        if number == 100:
+            raise ValueError("a hundred")
+    return [number * number for number in numbers]
+
+
+def squared(count):
+    return [one for part in in_processes(squares, range(count), 8, lambda part: [f"lost {part[0]}"]) for one in part]
+
+
+def test_a_process_that_dies_costs_the_result_of_one_thing_alone():
+    assert squared(90) == [f"lost {n}" if n in (7, 77) else n * n for n in range(90)]
+    assert squared(0) == []
+
+
+def test_what_a_process_raises_is_raised():
+    with pytest.raises(ValueError, match="a hundred"):
+        squared(101)

@@ -46,6 +46,18 @@ def test_findings_reach_every_output(photos, main_of, tmp_path):
     assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
 
 
+def test_a_decoder_that_ends_its_process_is_a_finding(photos, main_of, tmp_path, crash):
+    before = main_of("check_dataset", "-d", photos, "--json", "before.json")[0]
+    crashing = [photos / "train" / name for name in ("blue/0.jpg", "green/5.jpg", "red/7.jpg")]
+    for path in crashing:
+        crash(path)
+    status, _ = main_of("check_dataset", "-d", photos, "--json", "after.json", "--html", "a.html", "--folds", 2)
+    after, before = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("after", "before"))
+    found = {(*finding["paths"], finding["what"]) for finding in after["findings"].pop("does not decode")}
+    assert status == 1 and found == {(str(path), "ends the process that decodes it") for path in crashing}
+    assert after["modes"] == {"RGB": before["modes"]["RGB"] - 3}  # the others were read
+
+
 def test_names_are_no_markup_and_no_formula(photos, main_of, tmp_path):
     name = "=cmd<script>alert(1)</script>.jpg".replace("/", "")
     (photos / "train" / "red" / name).write_text("text")

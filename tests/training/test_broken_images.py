@@ -67,6 +67,18 @@ def test_a_run_without_the_flag_names_the_file(photos, trainer_of):
     assert str(error.value).startswith(f"{broken} ")
 
 
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_decoder_that_ends_its_process_is_the_failure_of_its_image(cache, photos, trainer_of, crash):
+    path = photos / "train" / "red" / "3.jpg"
+    crash(path)
+    with pytest.raises(UserError) as error:
+        trainer_of(**RUN, dataset=str(photos), cache=cache)
+    assert str(error.value) == f"{path} ends the process that decodes it"
+    trainer = trainer_of(**RUN, dataset=str(photos), cache=cache, skip_broken=True)
+    assert trainer.files.skipped.read_text() == f"{path} ends the process that decodes it\n"
+    assert trainer.fit() == 0
+
+
 def test_a_class_of_which_nothing_is_left_is_a_sentence(photos, trainer_of):
     for path in (photos / "train" / "red").iterdir():
         path.write_bytes(b"no image")

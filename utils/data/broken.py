@@ -1,34 +1,24 @@
 """Images that do not decode, found before a training and left out of it."""
 
-from concurrent.futures import ProcessPoolExecutor
-
 import numpy as np
 from tqdm import tqdm
 
 from utils.core.errors import UserError
-from utils.core.machine import cores
-from utils.core.processes import begin_worker
+from utils.core.processes import DIED, in_processes
 from utils.core.text import plural
-from utils.data.cache import CHUNK, _fork
-
-AT_A_TIME = 256  # chunks that are handed to the processes at once
+from utils.data.cache import CHUNK
 
 
 def broken_images(split, show=False):
     """`[(index, sentence)]` of the images of a Split that do not decode, each decoded once; none for a split of arrays."""
-    count = 0 if split.paths is None else len(split)
-    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    found = []
-    with (
-        ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=begin_worker) as pool,
-        tqdm(total=count, desc=f"checking {split.name}", disable=not show, unit="img", leave=False) as bar,
-    ):
-        for first in range(0, len(chunks), AT_A_TIME):
-            some = chunks[first : first + AT_A_TIME]
-            for chunk, faults in zip(some, pool.map(_faults, [split.subset(chunk) for chunk in some]), strict=True):
-                bar.update(len(chunk))
-                found += [(chunk[number], sentence) for number, sentence in faults]
-    return found
+    if split.paths is None:
+        return []
+    sentences = []
+    with tqdm(total=len(split), desc=f"checking {split.name}", disable=not show, unit="img", leave=False) as bar:
+        for some in in_processes(_sentences, split, CHUNK, lambda one: [f"{one.place(0)} {DIED}"]):
+            bar.update(len(some))
+            sentences += some
+    return [(index, sentence) for index, sentence in enumerate(sentences) if sentence]
 
 
 def without(split, indices, classes):
@@ -44,12 +34,14 @@ def without(split, indices, classes):
     return kept
 
 
-def _faults(split):
-    """`[(index, sentence)]`"""
-    found = []
-    for index in range(len(split)):
-        try:
-            split.image(index)
-        except UserError as error:
-            found.append((index, str(error)))
-    return found
+def _sentences(split):
+    """For each image what is wrong with it, or None."""
+    return [_sentence(split, index) for index in range(len(split))]
+
+
+def _sentence(split, index):
+    try:
+        split.image(index)
+    except UserError as error:
+        return str(error)
+    return None

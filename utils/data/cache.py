@@ -4,11 +4,9 @@ import contextlib
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
@@ -18,8 +16,8 @@ from tqdm import tqdm
 from utils.core.errors import UserError
 from utils.core.files import WriteError, replacing
 from utils.core.images import LONGEST
-from utils.core.machine import cores, free_memory
-from utils.core.processes import begin_worker
+from utils.core.machine import free_memory
+from utils.core.processes import DIED, in_processes
 from utils.core.text import plural, printable
 from utils.data import packed_file
 from utils.data.places import facts_of, files_of, source_of
@@ -109,7 +107,7 @@ def _size_after(split, index, side):
     return long * short * min(1.0, side / short) ** 2 * 3
 
 
-CHUNK, PIECE = 32, 1024  # files that a process decodes at a time, and files that may wait to be written
+CHUNK = 32  # files that a process decodes at a time
 
 
 def _decode_all(split, side, sink, show, interpolation):
@@ -120,19 +118,13 @@ def _decode_all(split, side, sink, show, interpolation):
     """
     sizes, faults, odd = [], [], []
     decode = functools.partial(_decode_chunk, side=side, interpolation=interpolation)
-    with (
-        ProcessPoolExecutor(cores(), mp_context=_fork(), initializer=begin_worker) as pool,
-        tqdm(total=len(split), desc=f"decoding {split.name}", disable=not show, unit="img", leave=False) as bar,
-    ):
-        for first in range(0, len(split), PIECE):
-            starts = range(first, min(first + PIECE, len(split)), CHUNK)
-            chunks = [split.subset(np.arange(start, min(start + CHUNK, first + PIECE, len(split)))) for start in starts]
-            for flat, chunk_sizes, chunk_faults, chunk_odd in pool.map(decode, chunks):
-                bar.update(len(chunk_sizes) + len(chunk_faults))
-                faults += chunk_faults
-                odd += chunk_odd
-                sizes += chunk_sizes
-                sink(flat)
+    with tqdm(total=len(split), desc=f"decoding {split.name}", disable=not show, unit="img", leave=False) as bar:
+        for flat, chunk_sizes, chunk_faults, chunk_odd in in_processes(decode, split, CHUNK, _lost):
+            bar.update(len(chunk_sizes) + len(chunk_faults))
+            faults += chunk_faults
+            odd += chunk_odd
+            sizes += chunk_sizes
+            sink(flat)
     if faults:
         rest = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise UserError("; ".join(faults[:5]) + rest)
@@ -155,9 +147,8 @@ def _decode_chunk(split, side, interpolation):
     return flat, [image.shape[:2] for image in images], faults, odd
 
 
-def _fork():
-    """Processes that start in milliseconds where the system has them: they need nothing but what is in memory already."""
-    return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
+def _lost(split):
+    return np.empty(0, np.uint8), [], [f"{split.place(0)} {DIED}"], []
 
 
 def _open_packed(split, side, folder, show, interpolation):

@@ -50,6 +50,10 @@ class Split:
             None if self.groups is None else self.groups[indices],
         )
 
+    def __getitem__(self, part):
+        """`split[2:5]`: the split of those images."""
+        return self.subset(np.arange(len(self))[part])
+
     def names(self):
         """A name for each image, "/" between its parts: the same on every machine, and whatever holds the images."""
         return self.keys if self.keys is not None else [path.relative_to(self.root).as_posix() for path in self.paths]

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import imagehash
@@ -12,8 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from utils.core.images import ODD, refusal, to_rgb
-from utils.core.machine import cores
+from utils.core.processes import DIED, in_processes
 
+CHUNK = 32  # files that a process reads at a time
 THUMBNAIL = 64  # px, the side of the grey square that copies are compared by
 FINE = 32  # px, the side at which sharpness is measured: the same for images of every size
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
@@ -106,7 +106,17 @@ def _hash(image):
 def read_all(splits, show=None):
     """Facts of every file of the splits, in their order. `show` as tqdm's `disable`, negated: None is a bar on a terminal."""
     places = [(str(p), split.name, int(label)) for split in splits for p, label in zip(split.paths, split.labels, strict=True)]
-    hidden = None if show is None else not show
-    with ProcessPoolExecutor(cores()) as pool:
-        found = pool.map(read_facts, places, chunksize=max(1, min(64, len(places) // (4 * cores()))))
-        return list(tqdm(found, total=len(places), desc="reading", unit="image", leave=False, disable=hidden))
+    hidden, facts = None if show is None else not show, []
+    with tqdm(total=len(places), desc="reading", unit="image", leave=False, disable=hidden) as bar:
+        for some in in_processes(_read_chunk, places, CHUNK, _lost):
+            bar.update(len(some))
+            facts += some
+    return facts
+
+
+def _read_chunk(places):
+    return [read_facts(place) for place in places]
+
+
+def _lost(places):
+    return [Facts(*place, "", DIED) for place in places]

@@ -33,10 +33,11 @@ max-width: {{ side }}px; } section > p { margin: .4rem 0; } li { margin-bottom: 
 """
 
 
-def render(name, classes, counts, findings):
+def render(name, classes, counts, findings, broken=()):
     """The page as text.
 
-    counts: {split: {class: images}}; findings: {kind: [Finding]}. Names are escaped, so that none is taken for markup.
+    counts: {split: {class: images}}; findings: {kind: [Finding]}; broken: paths of files that have no thumbnail.
+    Names are escaped, so that none is taken for markup.
     """
     template = page_environment().from_string(TEMPLATE)
     return template.render(
@@ -46,7 +47,7 @@ def render(name, classes, counts, findings):
         findings=findings,
         images=sum(sum(split.values()) for split in counts.values()),
         total=sum(map(len, findings.values())),
-        thumbnail=_thumbnail,
+        thumbnail=lambda path: None if path in broken else _thumbnail(path),
         most=MOST,
         side=SIDE,
     )

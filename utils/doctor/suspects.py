@@ -11,13 +11,14 @@ from utils.doctor.labels import out_of_fold, rank
 from utils.evaluation.evaluate import evaluate
 
 
-def suspected(splits, classes, *, weights=None, folds=None, seed=0, say=lambda line: None):
+def suspected(splits, classes, *, weights=None, folds=None, seed=0, broken=(), say=lambda line: None):
     """`([(path, label, answer, score)], words)`: the likely label errors, the most suspected first, and who takes it for what.
 
-    Of each split the files that decode are asked about. Raises UserError for a checkpoint of other classes.
+    `broken` holds the paths, as text, of files that do not decode: they are left out. Raises UserError for a checkpoint of
+    other classes.
     """
     keep_memory()
-    split = _readable(splits)
+    split = _without(splits, broken)
     if weights:
         probabilities, words = _by_checkpoint(weights, split, classes), "the checkpoint takes"
     else:
@@ -29,18 +30,11 @@ def suspected(splits, classes, *, weights=None, folds=None, seed=0, say=lambda l
     return [(str(split.paths[s.index]), classes[s.label], classes[s.answer], s.score) for s in suspects], words
 
 
-def _readable(splits):
-    """All splits as one, without the files that do not decode."""
-    paths, labels = [], []
-    for split in splits:
-        for index, path in enumerate(split.paths):
-            try:
-                split.image(index)
-            except UserError:
-                continue
-            paths.append(path)
-            labels.append(split.labels[index])
-    return Split("all", np.array(labels, dtype=np.int64), paths=paths)
+def _without(splits, broken):
+    """All splits as one, without the `broken` files."""
+    every = [item for split in splits for item in zip(split.paths, split.labels, strict=True)]
+    kept = [(path, label) for path, label in every if str(path) not in broken]
+    return Split("all", np.array([label for _, label in kept], dtype=np.int64), paths=[path for path, _ in kept])
 
 
 def _by_checkpoint(weights, split, classes):
