@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 from digits_checkpoint import checkpoint, trained
-from runs import CPU, same, signal_at, weights
+from runs import same, signal_at, weights
 
 from models.checkpoint import read_checkpoint, save_checkpoint
 from utils.core.card import ModelCard
@@ -37,7 +37,7 @@ def changed(file, path, **card):
 
 @pytest.mark.parametrize(("share", "temperature"), [(0.9, 4.0), (1.0, 1.0), (0.3, 2.0)])
 def test_the_loss_is_the_closed_form_and_least_where_the_answers_are_equal(file, images, share, temperature):
-    teacher = open_teacher(file, CARD, share, temperature, CPU)
+    teacher = open_teacher(file, CARD, share, temperature)
     logits, of_labels = torch.randn(32, 10, requires_grad=True), torch.rand(32)
     losses = teacher.losses(of_labels, images, logits)
     with torch.no_grad():
@@ -50,25 +50,25 @@ def test_the_loss_is_the_closed_form_and_least_where_the_answers_are_equal(file,
 
 
 def test_no_gradient_reaches_the_teacher(file, images):
-    teacher = open_teacher(file, CARD, 0.9, 4.0, CPU)
+    teacher = open_teacher(file, CARD, 0.9, 4.0)
     teacher.losses(torch.zeros(32), images, torch.randn(32, 10, requires_grad=True)).sum().backward()
     assert all(parameter.grad is None for parameter in teacher.network.parameters()) and not teacher.network.training
 
 
 def test_the_teacher_sees_images_as_it_was_trained_with_and_answers_in_the_order_of_the_data(file, images, tmp_path):
     other = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    teacher = open_teacher(changed(file, tmp_path / "a.pth", **other), CARD, 0.9, 4.0, CPU)
+    teacher = open_teacher(changed(file, tmp_path / "a.pth", **other), CARD, 0.9, 4.0)
     theirs = next(eval_batches(open_dataset("digits").test, CARD.replace(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)), 32))[0]
     torch.testing.assert_close(teacher.prepared(images), theirs, rtol=0, atol=1e-5)
-    backwards = open_teacher(file, CARD.replace(classes=CARD.classes[::-1]), 1.0, 1.0, CPU)
-    plain = open_teacher(file, CARD, 1.0, 1.0, CPU)
+    backwards = open_teacher(file, CARD.replace(classes=CARD.classes[::-1]), 1.0, 1.0)
+    plain = open_teacher(file, CARD, 1.0, 1.0)
     logits, nothing = torch.randn(32, 10), torch.zeros(32)
     torch.testing.assert_close(backwards.losses(nothing, images, logits.flip(1)), plain.losses(nothing, images, logits))
 
 
 def test_a_student_may_have_images_of_another_size(file):
     small, large = (next(eval_batches(open_dataset("digits").test, CARD.replace(image_size=s), 300))[0] for s in (16, 32))
-    teacher = open_teacher(file, CARD, 0.9, 4.0, CPU)
+    teacher = open_teacher(file, CARD, 0.9, 4.0)
     answers = [teacher.network(teacher.prepared(batch)).argmax(dim=1) for batch in (small, large)]
     assert teacher.prepared(large).shape == small.shape and (answers[0] == answers[1]).float().mean() > 0.95
 
@@ -83,7 +83,7 @@ REFUSED = {
 def test_a_teacher_of_other_classes_is_refused(name, file, tmp_path):
     card, words = REFUSED[name]
     with pytest.raises(UserError, match=words) as error:
-        open_teacher(changed(file, tmp_path / "a.pth", **card), CARD, 0.9, 4.0, CPU)
+        open_teacher(changed(file, tmp_path / "a.pth", **card), CARD, 0.9, 4.0)
     assert error.value.option == "teacher"
 
 

@@ -198,7 +198,7 @@ def make_teacher(options, card, device):
     """The Teacher of the run, if it has one; prints which."""
     if not options.teacher:
         return None
-    teacher = from_main(open_teacher, options.teacher, card, options.teacher_share, options.temperature, device)
+    teacher = from_main(open_teacher, options.teacher, card, options.teacher_share, options.temperature).to(device)
     share, size = f"{options.teacher_share:g} of the loss", f"{teacher.image_size} px"
     say(f"teacher: {options.teacher} at {size}, {share}, temperature {options.temperature:g}")
     return teacher

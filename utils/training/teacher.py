@@ -1,7 +1,7 @@
 """Distillation: a network learns the answers of a trained one, its teacher, besides the labels."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from utils.core.errors import UserError
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network, in eval mode on the device of the run, and what turns a student's batch into one of its own.
+    """A trained network, in eval mode, and what turns a student's batch into one of its own.
 
     The loss of an image is (1 - share) of that of its label plus share · T² · KL(teacher ‖ student), both at the temperature T
     (Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network"). The teacher answers the very images that
@@ -29,6 +29,12 @@ class Teacher:
     share: float
     temperature: float
     digest: str  # of its file
+
+    def to(self, device):
+        """The same on another device."""
+        network = self.network.to(device, memory_format=torch.channels_last)
+        moved = {name: getattr(self, name).to(device) for name in ("order", "scale", "shift")}
+        return replace(self, network=network, **moved)
 
     def losses(self, of_labels, images, logits):
         """(N,): the losses of a batch, from those of its labels, its images (N, 3, H, W) and the student's logits (N, C)."""
@@ -47,8 +53,8 @@ class Teacher:
         return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
 
 
-def open_teacher(path, card, share, temperature, device):
-    """The Teacher in a checkpoint, for a student with this ModelCard. Raises UserError where it knows other classes."""
+def open_teacher(path, card, share, temperature):
+    """The Teacher in a checkpoint, on the CPU, for a student with this ModelCard. Raises UserError for other classes."""
     network, own = load_model(path)
     if own.scheme:
         raise UserError(
@@ -58,11 +64,9 @@ def open_teacher(path, card, share, temperature, device):
         raise UserError(
             f"{path} must know the classes of the data, no more and no fewer: {_difference(own, card)}", option="teacher"
         )
-    mean, std, own_mean, own_std = (
-        torch.tensor(values, device=device).view(3, 1, 1) for values in (card.mean, card.std, own.mean, own.std)
-    )
-    order = torch.tensor([own.classes.index(name) for name in card.classes], device=device)
-    network = network.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    mean, std, own_mean, own_std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std, own.mean, own.std))
+    order = torch.tensor([own.classes.index(name) for name in card.classes])
+    network = network.requires_grad_(False)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return Teacher(network, own.image_size, order, std / own_std, (mean - own_mean) / own_std, share, temperature, digest)
