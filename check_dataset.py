@@ -13,11 +13,12 @@ Exit status: 0 nothing found, 1 findings, 2 the folder could not be read.
 """
 
 import collections
+import itertools
 
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import protect, write_json, write_text
-from utils.core.text import csv_text, plural, printable, shortened, table
+from utils.core.text import csv_text, plural, printable, shortened, table, wrapped
 
 NAME = 40  # characters of a class that are shown
 SHOWN = 20  # rows of the table of findings
@@ -83,23 +84,32 @@ def as_json(counts, facts, findings, notices):
 
 
 def show(report, findings, classes):
-    """The counts, then the findings: one line a kind, and the first SHOWN of all."""
+    """The counts, then the findings: one line a kind, and the first SHOWN of all.
+
+    What is wrong is said once for the findings that it is true of, and each file stands on a line of its own, whole, so that
+    it can be copied. The other lines are as long as the terminal is wide, or 80 columns.
+    """
     counts = report["images"]
     rows = [[shortened(c, NAME), *(f"{split[c]:,}" for split in counts.values())] for c in classes]
     rows.append(["all", *(f"{sum(split.values()):,}" for split in counts.values())])
     lines = [table(["class", *counts], rows), ""]
     if report["short side"]:
         low, high = report["short side"]
-        common = ", ".join(f"{size} ({count:,})" for size, count in report["most common sizes"])
+        common = ", ".join(f"{size} ({count:,})" for size, count in report["most common sizes"][:3])
         lines.append(f"short side {low} to {high} px; most common sizes: {common}")
     lines += [f"{len(found):>6,}  {kind}" for kind, found in findings.items()] or ["nothing found"]
-    every = [(kind, finding) for kind, found in findings.items() for finding in found]
-    if every:
-        rows = [[kind, " = ".join(f.paths[:3]), f.words] for kind, f in every[:SHOWN]]
-        lines += ["", table(["finding", "files", "what"], rows, "<<<")]
+    every = [(f"{kind}: {finding.words}", finding.paths) for kind, found in findings.items() for finding in found]
+    for what, same in itertools.groupby(every[:SHOWN], key=lambda item: item[0]):
+        lines += ["", wrapped(what), *(files_of(paths) for _, paths in same)]
     if len(every) > SHOWN:
-        lines.append(f"and {len(every) - SHOWN:,} more (--json, --fix_list and --html have all)")
-    return "\n".join([*lines, *map(printable, report["notices"])])
+        lines += ["", f"and {len(every) - SHOWN:,} more (--json, --fix_list and --html have all)"]
+    return "\n".join([*lines, *map(wrapped, report["notices"])])
+
+
+def files_of(paths, most=4):
+    """The files of a finding, a line each; after the first one, a copy of it begins with =."""
+    more = [f"    and {plural(len(paths) - most, 'file')} more"] if len(paths) > most else []
+    return "\n".join([f"  {printable(paths[0])}", *(f"  = {printable(path)}" for path in paths[1:most]), *more])
 
 
 def main():

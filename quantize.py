@@ -33,7 +33,8 @@ def parser():
     scheme.add_argument("--seed", type=int, default=0, check=at_least(0), help="int8: which training images")
     scheme.add_argument("--equalize", action="store_true", help="int8: even out the channels first, where they differ much")
     scheme.add_argument("--max_drop", type=float, default=1.0, check=between(0, 100), help="points of Acc@1 for status 4")
-    scheme.add_argument("--output", metavar="FILE", help="default: converted_models/<model>_<scheme> beside the weights")
+    scheme.add_argument("--output", metavar="FILE",
+                        help="default: converted_models/<model>_<scheme> beside the weights; figures beside FILE")  # fmt: skip
     add_data(parser, default=None)
     add_device(parser)
     return parser
@@ -102,10 +103,9 @@ def main():
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
     result = facts | measured | closing | {"device": str(device), "machine": describe_machine()}
     place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
-    named = result_name(
-        card, args.weights, args.scheme, "equalized" * args.equalize, args.image_size and f"{args.image_size}px"
-    )
-    target = write_json(RESULTS / "quantization" / place / f"{named}.json", result)
+    variant = ("equalized" * args.equalize, args.image_size and f"{args.image_size}px")
+    usual = RESULTS / "quantization" / place / f"{result_name(card, args.weights, args.scheme, *variant)}.json"
+    target = write_json(path.with_suffix(".json") if args.output else usual, result)
     print(describe(result, card, why))
     print(f"written: {path} and {target}")
     return status

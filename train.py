@@ -54,7 +54,7 @@ def parser():
                        help="start from a checkpoint, ours or others': its trunk, and the classes it knows")  # fmt: skip
     model.add_argument("--freeze", action="store_true", help="train the head only; the other weights stay as they are")
     model.add_argument("--norm_type", default=d.norm_type, choices=("BN", "GN", "LN", "IN", "SyncBN"), help="normalisation")
-    model.add_argument("--ema", action="store_true", help="evaluate and keep a moving average of the weights")
+    model.add_argument("--ema", action="store_true", help="use an average of the weights over the steps, often more accurate")
 
     optim = p.add_argument_group("optimisation")
     optim.add_argument("--max_epoch", type=int, default=d.max_epoch, check=cli.at_least(1), help="epochs in all, with warm-up")
@@ -82,9 +82,9 @@ def parser():
 
     speed = p.add_argument_group("speed")
     speed.add_argument("--precision", default=d.precision, choices=("auto", "fp32", "bf16", "fp16"),
-                       help="of training; auto takes bf16 where that is faster")  # fmt: skip
+                       help="numbers of 32 or 16 bits; auto takes bf16, of 16, where that is faster")  # fmt: skip
     speed.add_argument("--fp16", action="store_true", help="--precision fp16; on a CPU bf16 where it has it, else fp32")
-    speed.add_argument("--bf16", action="store_true", help="--precision bf16")
+    speed.add_argument("--bf16", action="store_true", help="--precision bf16: 16-bit numbers with the range of fp32")
     speed.add_argument("--compile", action="store_true",
                        help="on a CPU (needs g++) fuses BatchNorm + ReLU and uses Winograd where measured faster")  # fmt: skip
 

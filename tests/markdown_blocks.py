@@ -7,6 +7,7 @@ from dataclasses import dataclass
 ROOT = pathlib.Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOTE = re.compile(r"<!-- (not run|slow)(?:: (.+?))? -->\n\Z")
+LIST = "written:"  # begins the list of the files that a script wrote
 ANY = "…"  # in shown output: whatever stands here, on this line or, alone, on several lines
 # What differs from machine to machine and from run to run. A `*` ends the line of a best epoch; rules grow with the columns.
 VARIES = re.compile(r"[-+−]?\d[\d.,]*(?:[eE][-+]?\d+)?|──+| \*$")
@@ -80,7 +81,10 @@ def _console(body):
 
 
 def missing_line(shown, printed):
-    """The first line of `shown` that `printed` lacks, or None: numbers may differ, and `…` stands for anything."""
+    """The first line of `shown` that `printed` lacks, or None: numbers may differ, and `…` stands for anything.
+
+    A list of written files, which ends the output, must be shown whole.
+    """
     text = "".join(f"{_masked(line)}\n" for line in printed)
     pattern = ""
     for line in shown:
@@ -88,6 +92,8 @@ def missing_line(shown, printed):
         pattern += r"(?:.*\n)*?" if line.strip() == ANY else rf"{words}\n"
         if not re.match(pattern, text):
             return line
+    if LIST in shown and ANY not in shown[shown.index(LIST) :] and not re.fullmatch(pattern, text):
+        return f"{LIST} {text.splitlines()[-1]}"
     return None
 
 

@@ -27,6 +27,7 @@ from utils.core.images import (
     resize_shorter,
     to_rgb,
 )
+from utils.data.places import Piece
 from utils.data.samples import generated_images
 
 
@@ -192,6 +193,29 @@ def broken_files(folder):
     (folder / "head.gif").write_bytes(b"GIF89a")
     (folder / "folder.png").mkdir()
     return [folder / name for name in ("cut.jpg", "empty.png", "text.png", "head.gif", "folder.png", "missing.png")]
+
+
+BROKEN = {  # the bytes of a file, made of those of a whole JPEG -> the reason that is told
+    "nothing": (lambda whole: b"", "it is empty"),
+    "text": (lambda whole: "<!DOCTYPE html>\n<title>404, não achado</title>".encode(), "it holds text, not an image"),
+    "text cut in a letter": (lambda whole: ("é" * 400).encode()[:511], "it holds text, not an image"),
+    "other bytes": (lambda whole: bytes(range(256)), "its content is not that of an image"),
+    "a half": (lambda whole: whole[:600], "it is cut off after 600 bytes"),
+    "damage": (lambda whole: whole.replace(b"\xff\xda", b"\xff\xd9"), "its content is damaged or of a rare kind (.+)"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_reason_is_in_plain_words(name, tmp_path):
+    make, words = BROKEN[name]
+    generated_images(1)[0].resize((80, 60)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(make((tmp_path / "a.jpg").read_bytes()))
+    piece = Piece(tmp_path / "a.jpg", 0, (tmp_path / "a.jpg").stat().st_size, "a.jpg")
+    for place in (tmp_path / "a.jpg", piece):
+        with pytest.raises(UserError) as fault:
+            load_image(place)
+        assert re.fullmatch(f"{place} is not a readable image: {words}", str(fault.value))
+        assert "Error" not in str(fault.value)
 
 
 def test_broken_files_are_named(tmp_path):

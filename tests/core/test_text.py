@@ -6,7 +6,7 @@ import os
 import pytest
 
 from utils.core.files import replacing, write_json, write_text
-from utils.core.text import Harmless, csv_text, file_part, plural, printable, si, table
+from utils.core.text import Harmless, csv_text, file_part, plural, printable, si, table, wrapped
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -38,6 +38,22 @@ def test_metric_prefixes(value, text):
 
 def test_table_aligns():
     assert table(["name", "n"], [["a", 10], ["bcdef", 2]]).splitlines() == ["name    n", "─────  ──", "a      10", "bcdef   2"]
+
+
+def test_a_table_that_is_too_wide_shortens_its_texts_and_never_a_number():
+    rows = [["photos/train/a very long class name/0001.jpg", "flower", "0.98"], ["short.jpg", "a name of some length", "0.5"]]
+    wide, narrow = table(["image", "class", "p"], rows, "<<>"), table(["image", "class", "p"], rows, "<<>", 50)
+    assert max(map(len, wide.splitlines())) > 50 >= max(map(len, narrow.splitlines()))
+    assert "0.98" in narrow and "photos/tra" in narrow and "0001.jpg" in narrow and "…" in narrow
+    assert table(["image", "class", "p"], rows, "<<>", 10).count("0.98") == 1
+    assert table(["image", "class", "p"], rows, "<<>", 500) == wide
+
+
+def test_long_lines_are_broken_between_words_only(monkeypatch):
+    path = "photos/" + "long-name/" * 12
+    assert wrapped(f"left out 2 files: {path} and b.txt", 40).splitlines() == ["left out 2 files:", f"  {path}", "  and b.txt"]
+    monkeypatch.setenv("COLUMNS", "30")
+    assert max(map(len, wrapped("a word " * 20).splitlines())) <= 30
 
 
 def test_a_count_agrees_with_its_noun():

@@ -77,6 +77,8 @@ def test_shown_output_is_compared_without_its_numbers():
     assert missing_line(["Acc@… 0.1"], printed) == "Acc@… 0.1"
     assert missing_line(["size 1 MB", "end"], printed) == "end"
     assert missing_line(["size 1 kB"], printed) == "size 1 kB"
+    assert missing_line(["written:", "  a"], ["written:", "  a", "  b"]) == "written: b"
+    assert missing_line(["written:", "  a", "…"], ["written:", "  a", "  b"]) is None
 
 
 def test_a_command_that_fails_is_found(project, shell):

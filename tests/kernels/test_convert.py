@@ -174,7 +174,7 @@ def test_where_the_compiler_fails_the_network_stays_eager_and_one_line_says_so(e
     before = copied(model.state_dict().items())
     network = use_training_kernels(model, (4, 3, 32, 32), compile=True)
     why = "no C++ compiler" if str(error) else "NotImplementedError"
-    assert capsys.readouterr().out == f"compiling is not possible here ({why}), so the model runs eager\n"
+    assert capsys.readouterr().out == f"compiling is not possible here ({why}), so the network runs without\n"
     assert not is_compiled(network)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     step(network.train())

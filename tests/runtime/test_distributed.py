@@ -66,7 +66,7 @@ def test_processes_share_weights_and_divide_images_and_have_random_numbers_of_th
 def test_train_in_two_processes_writes_once_and_says_what_a_step_is(tmp_path):
     result = launch((*TORCHRUN, "--nproc_per_node", 2, ROOT / "train.py", *TINY, "--max_epoch", 2, "--ema"), tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "256 images a step (128 × 1 batches × 2 processes)" in result.stdout and "2 processes (gloo)" in result.stdout
+    assert "256 images (128 × 1 batches × 2 processes)" in result.stdout and "2 processes (gloo)" in result.stdout
     assert result.stdout.count("epoch 2/2") == 1 and result.stdout.count("written:") == 1
     folder = tmp_path / "weights" / "digits" / "custom"
     reported = json.loads((folder / "history.json").read_text())["final"]["Acc@1"]

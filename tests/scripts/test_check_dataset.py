@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from conftest import make_photos
 
 from utils.core.errors import UserError
 
@@ -56,6 +57,25 @@ def test_a_decoder_that_ends_its_process_is_a_finding(photos, main_of, tmp_path,
     found = {(*finding["paths"], finding["what"]) for finding in after["findings"].pop("does not decode")}
     assert status == 1 and found == {(str(path), "ends the process that decodes it") for path in crashing}
     assert after["modes"] == {"RGB": before["modes"]["RGB"] - 3}  # the others were read
+
+
+def test_what_is_printed_fits_into_80_columns_and_names_each_file_whole(tmp_path, main_of, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    photos = make_photos(
+        tmp_path / "a folder of photographs with a long name" / "and another", ("a class with a long name", "b")
+    )
+    first, other = photos / "train" / "b" / "1.jpg", photos / "val" / "b" / "leak.jpg"
+    shutil.copy(first, other)
+    for name in "0.jpg", "2.jpg":
+        (photos / "train" / "b" / name).write_text("text")
+    (photos / "notes.txt").write_text("text")
+    _, out = main_of("check_dataset", "-d", photos)
+    lines = out.splitlines()
+    place = lines.index(f"  {first}")
+    assert lines[place - 1].startswith("duplicate: the same file in train and val") and lines[place + 1] == f"  = {other}"
+    place = lines.index("does not decode: it holds text, not an image")  # once for both
+    assert lines[place + 1 : place + 3] == [f"  {photos}/train/b/0.jpg", f"  {photos}/train/b/2.jpg"]
+    assert all(len(line) <= 80 for line in lines if "/" not in line), out
 
 
 def test_names_are_no_markup_and_no_formula(photos, main_of, tmp_path):

@@ -165,7 +165,8 @@ def test_equalize_is_noted(main_of, tmp_path):
     flags = ("--scheme", "int8", "--equalize", "--calibration", 32, "--output", output)
     assert main_of("quantize", "-w", weights, *flags)[0] == 0
     assert output.exists() and not (tmp_path / "converted_models").exists()
-    assert json.loads((tmp_path / "results/quantization/digits/custom_int8_equalized.json").read_text())["equalized"] is True
+    assert json.loads((tmp_path / "elsewhere/even.json").read_text())["equalized"] is True
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(("classes", "raw"), [(7, True), (10, False)])

@@ -44,7 +44,7 @@ def test_a_run_writes_everything_and_eval_reports_the_same(main_of, tmp_path):
     facts = final(folder)
     assert [e["epoch"] for e in facts["epochs"]] == [1, 2, 3] and facts["epochs"][-1]["lr"] == 1e-6
     assert facts["final"]["split"] == "test" and facts["final"]["samples"] == 359
-    assert f"Acc@1 {facts['final']['Acc@1']:.4f}" in out and "warm-up shrinks" in out and "waiting for data" in out
+    assert f"Acc@1 {facts['final']['Acc@1']:.4f}" in out and "its warm-up takes 0.6 epochs" in out and "waiting for data" in out
     _, card = load_model(folder / "best_model.pth")
     assert card.training["final"] == facts["final"]
 
@@ -364,7 +364,7 @@ def test_an_interrupt_before_the_first_step_ends_the_run(tmp_path):
 @pytest.mark.slow
 def test_the_compiled_model_learns(main_of, tmp_path):
     status, out = main_of("train", *TINY, "--max_epoch", 2, "--compile")
-    expected = ", compiled" if shutil.which("g++") else "so the model runs eager"
+    expected = ", compiled" if shutil.which("g++") else "so the network runs without"
     assert status == 0 and expected in out
     assert final(tmp_path / "weights" / "digits" / "custom")["final"]["Acc@1"] > 0.15
 

@@ -200,15 +200,21 @@ def test_a_state_takes_what_it_gives(trainer_of):
     }
 
 
+PLAIN = "epochs train without augmentation, on images as an evaluation sees them"
 WORDS = {
-    "augmented to the end": ({"max_epoch": 1}, "11 steps, 2 of them warm-up\n"),
-    "plain at the end": ({"max_epoch": 4}, "; the last 3 of 4 epochs without augmentation\n"),
-    "nothing to augment": ({"max_epoch": 4, "augment": "none"}, "44 steps, 9 of them warm-up\n"),
+    "augmented to the end": (
+        {"max_epoch": 1},
+        "adamw takes 11 steps of 128 images; the learning rate rises to 0.004 in the first 2 (warm-up), ",
+    ),
+    "plain at the end": ({"max_epoch": 4}, f"\nthe last 3 of 4 {PLAIN}\n"),
+    "nothing to augment": ({"max_epoch": 4, "augment": "none"}, "in the first 9 (warm-up), then falls to 1e-06\n"),
+    "no warm-up": ({"max_epoch": 4, "wp_epoch": 0}, "; the learning rate begins at 0.004 and falls to 1e-06\n"),
+    "a short run": ({"max_epoch": 4}, "as the run is short, its warm-up takes 0.8 epochs, a fifth of the run, instead of 20\n"),
     "mixed all the same": (
         {"max_epoch": 4, "augment": "none", "mixup": 0.2},
-        "; the last 3 of 4 epochs without augmentation\n",
+        f"\nthe last 3 of 4 {PLAIN}\n",
     ),
-    "more than a batch": ({"accumulation": 3}, "for 384 images a step (128 × 3 batches × 1 processes), 8 steps"),
+    "more than a batch": ({"accumulation": 3}, "takes 8 steps of 384 images (128 × 3 batches × 1 processes); "),
 }
 
 
@@ -216,7 +222,8 @@ WORDS = {
 def test_what_is_decided_is_said(name, trainer_of, capsys):
     options, words = WORDS[name]
     trainer_of(**options)
-    assert words in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert words in out and (PLAIN in out) == (name not in ("augmented to the end", "nothing to augment"))
 
 
 def test_the_star_is_explained_once(trainer_of, capsys):

@@ -1,10 +1,11 @@
 """The one inference preprocessing, from a file to the network's input, with numpy and Pillow only."""
 
 import functools
+import os
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from utils.core.errors import UserError
 from utils.core.text import plural
@@ -16,6 +17,7 @@ MOST_RESIZED = 1 << 22  # pixels: as many of such an image are resized without a
 SMALL_PART = 4  # values that all lie in this part (a quarter) of their range most likely have fewer bits
 FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampling.BICUBIC, 2)}  # and its reach, in pixels
 PROGRAMS = ("EPS", "WMF")  # drawn by Ghostscript or Windows: not with a stranger's file
+CUT_OFF = "it is cut off"  # how the reason begins for a file that ends too early
 ODD = "odd values"  # key in `info` of a loaded image: what is odd about its values, in words
 BITS_PER_SAMPLE = 258  # TIFF tag
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: long descriptions are no reason to refuse an image
@@ -83,6 +85,28 @@ def refusal(image, max_pixels=MAX_PIXELS):
     return f"has {width}×{height} pixels, over the limit of {max_pixels:,}" if width * height > max_pixels else None
 
 
+def why_unreadable(error, content):
+    """The reason for which Pillow raised `error`, in plain words; `content` is a binary stream of the file."""
+    message, start = " ".join(str(error).split()), content.read(512)
+    size = content.seek(0, os.SEEK_END)
+    if not start:
+        return "it is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "it holds text, not an image" if _is_text(start) else "its content is not that of an image"
+    if "truncated" in message.lower():
+        return f"{CUT_OFF} after {plural(size, 'byte')}"
+    return f"its content is damaged or of a rare kind{message and f' ({message[:120]})'}"
+
+
+def _is_text(start):
+    """Whether the first bytes of a file are text, as those of a web page are; a last character may be cut in two."""
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = start[: error.start].decode() if error.start > len(start) - 4 else "\0"
+    return text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
+
+
 def load_image(path, max_pixels=MAX_PIXELS):
     """Decode one file into a Pillow RGB image, upright. Anything else than a path has `content()`, a binary stream.
 
@@ -108,7 +132,10 @@ def load_image(path, max_pixels=MAX_PIXELS):
     except Image.DecompressionBombError:
         raise UserError(f"{path} has too many pixels to decode safely") from None
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, … on broken files
-        raise UserError(f"{path} is not a readable image ({type(error).__name__}: {error})") from None
+        if getattr(error, "errno", None):  # the system's, not Pillow's
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        with path.content() if hasattr(path, "content") else open(path, "rb") as content:
+            raise UserError(f"{path} is not a readable image: {why_unreadable(error, content)}") from None
 
 
 def is_extreme(image):

@@ -3,8 +3,11 @@
 import csv
 import io
 import re
+import shutil
+import textwrap
 import unicodedata
 
+SHORT = 16  # characters to which a cell is shortened at most
 JOINERS = "\u200c\u200d"  # format characters that emoji and several scripts need, and that cannot deceive
 
 
@@ -62,6 +65,15 @@ def shortened(text, most):
     return text if len(text) <= most else f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
+def wrapped(text, width=None):
+    """`text`, printable, in lines of `width` columns; words, such as paths, stay whole.
+
+    By default the lines are as long as the terminal is wide, or 80 columns where there is none.
+    """
+    options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.wrap(printable(text), width or shutil.get_terminal_size((80, 24)).columns, **options))
+
+
 def si(value, unit="", digits=4):
     """A quantity with its metric prefix: `si(1819000000, "MAC")` is `1.819 GMAC`."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -70,14 +82,22 @@ def si(value, unit="", digits=4):
     return f"{value:.{digits}g} {unit}".rstrip()
 
 
-def table(header, rows, align=None):
+def table(header, rows, align=None, width=None):
     """Rows of strings as an aligned text table: the first column to the left, the others to the right.
 
-    `align` overrides this with one of `<` and `>` a column. Cells are made `printable`.
+    `align` overrides this with one of `<` and `>` a column. Cells are made `printable`. In a table of more than `width`
+    columns the longest cells lose their middle, but keep SHORT characters; numbers, which stand to the right, stay whole.
     """
     align = align or "<" + ">" * (len(header) - 1)
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    texts = [number for number, side in enumerate(align) if side == "<"]
+    while width and texts and sum(widths) + 2 * len(widths) - 2 > width:
+        longest = max(texts, key=widths.__getitem__)
+        if widths[longest] <= max(SHORT, len(header[longest])):
+            break
+        widths[longest] -= 1
+    rows = [[shortened(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
     lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in [lines[0], "  ".join("─" * w for w in widths), *lines[1:]])
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from utils.core.images import ODD, refusal, to_rgb
+from utils.core.images import ODD, refusal, to_rgb, why_unreadable
 from utils.core.processes import DIED, in_processes
 
 CHUNK = 32  # files that a process reads at a time
@@ -71,10 +71,8 @@ def read_facts(place):
                 if reason:
                     return Facts(path, split, label, digest, reason)
                 rgb = to_rgb(image)
-    except UnidentifiedImageError:
-        return Facts(path, split, label, digest, "no image that Pillow knows")
     except Exception as error:  # Pillow's plugins raise what their parsers meet
-        return Facts(path, split, label, digest, str(error) or type(error).__name__)
+        return Facts(path, split, label, digest, why_unreadable(error, io.BytesIO(content)))
     return Facts(
         path, split, label, digest, None, rotated=rotated, odd=rgb.info.get(ODD), **stored, **_measured(rgb.convert("L"))
     )

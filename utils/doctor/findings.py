@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.core.images import CUT_OFF
 from utils.core.registry import Registry
 from utils.doctor.copies import groups_of, near_pairs, same_files
 
@@ -41,12 +42,15 @@ def _each(kind, facts, holds, words, action):
 
 @CHECKS.register("does not decode")
 def does_not_decode(kind, facts, classes):
-    return [Finding(kind, (f.path,), f.fault, "delete or replace") for f in facts if f.fault and "truncated" not in f.fault]
+    return [
+        Finding(kind, (f.path,), f.fault, "delete or replace") for f in facts if f.fault and not f.fault.startswith(CUT_OFF)
+    ]
 
 
 @CHECKS.register("truncated")
 def truncated(kind, facts, classes):
-    return [Finding(kind, (f.path,), f.fault, "copy it again") for f in facts if f.fault and "truncated" in f.fault]
+    faults = [f for f in facts if f.fault and f.fault.startswith(CUT_OFF)]
+    return [Finding(kind, (f.path,), f.fault, "copy it again") for f in faults]
 
 
 @CHECKS.register("wrong extension")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import sys
 
 from utils.core.errors import SOME_UNREADABLE, UserError
@@ -63,7 +64,8 @@ def _show_many(answers, seconds, predictor, show_topk):
         rest = answer.top if answer.label == UNKNOWN else answer.top[1:]
         then = ", ".join(f"{name} {probability:.2f}" for name, probability in rest)
         rows.append([answer.path, answer.label, f"{answer.top[0][1]:.2f}"] + [then] * show_topk)
-    print(table(header, rows, align="<<><"[: len(header)]))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # a file or a pipe takes whole paths
+    print(table(header, rows, "<<><"[: len(header)], width))
     speed = f"{len(answered) / seconds:.0f} images/s, {predictor.engine} on {predictor.device}"
     unread = f", {len(answers) - len(answered)} unreadable" if len(answered) < len(answers) else ""
     print(f"{plural(len(answered), 'image')} answered{unread} in {seconds:.2f} seconds ({speed}).")

@@ -43,7 +43,7 @@ def use_training_kernels(model, example_shape=None, compile=False):
             trial_step(candidate.train(), example_shape)
     except Exception as error:  # the compiler raises anything
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        say(f"compiling is not possible here ({why}), so the model runs eager")
+        say(f"compiling is not possible here ({why}), so the network runs without")
         return network
     if not is_compiled(candidate):
         say("no part of this model is faster compiled here, so it runs eager")

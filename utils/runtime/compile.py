@@ -35,7 +35,7 @@ def compile_whole(model, batch_shape):
         trial_step(network, batch_shape)
     except Exception as error:  # the compiler raises anything: no Triton, an operator that it does not know
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        say(f"compiling is not possible here ({why}), so the model runs eager")
+        say(f"compiling is not possible here ({why}), so the network runs without")
         return model, False
     for parameter in model.parameters():
         if parameter.requires_grad:  # the next replay reuses the memory of a graph's own gradients

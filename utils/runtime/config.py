@@ -10,6 +10,8 @@ from utils.runtime.device import kind_of
 from utils.runtime.distributed import world_size
 from utils.runtime.precision import autocast
 
+NUMBERS = {"fp32": "32-bit numbers", "bf16": "16-bit numbers: faster, less exact", "fp16": "16-bit numbers: faster, less exact"}
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -36,15 +38,14 @@ class RunConfig:
         return self.compiled and self.device.type == "cuda"
 
     def describe(self):
-        """One line: device, precision, memory format, threads, workers, allocator, compiled or eager, processes."""
+        """One line: device, threads, precision, what loads the images, whether compiled, processes."""
         parts = [
-            kind_of(self.device).name(self.device),
-            self.precision,
-            "channels_last",
+            f"computes on {kind_of(self.device).name(self.device)}",
             plural(self.threads, "thread"),
+            f"in {self.precision} ({NUMBERS[self.precision]})",
             plural(self.workers, "loader worker"),
-            "allocator keeps memory" if self.keeps_memory else "default allocator",
-            "compiled" if self.compiled else "eager",
+            "compiled" if self.compiled else "not compiled",
+            *([] if self.keeps_memory else ["freed memory goes back to the system"]),
         ]
         if world_size() > 1:
             parts.append(f"{world_size()} processes ({dist.get_backend()})")

@@ -32,6 +32,6 @@ class BatchPlan:
         return plan_epoch(order, self.batch_size, self.accumulation, self.rank, self.world)
 
     def describe(self):
-        """`256 images a step (128 × 1 batches × 2 processes)`"""
+        """`256 images (128 × 1 batches × 2 processes)`"""
         parts = f" ({self.batch_size} × {self.accumulation} batches × {self.world} processes)"
-        return f"{self.images_per_step} images a step" + (parts if self.accumulation * self.world > 1 else "")
+        return f"{self.images_per_step} images" + (parts if self.accumulation * self.world > 1 else "")

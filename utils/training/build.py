@@ -266,12 +266,14 @@ def make_schedule(options, steps):
 
 
 def describe_optimisation(options, plan, schedule):
-    """One line: optimizer, learning rate, images a step, steps, and the last epochs where they differ from the others."""
-    line = f"{options.optimizer}, learning rate {options.base_lr:g} for {plan.describe()}, "
-    line += f"{plural(schedule.total_steps, 'step')}, {schedule.warmup_steps:,} of them warm-up"
+    """What the optimizer does, on one line, and on another what the last epochs do where they differ from the others."""
+    line = f"{options.optimizer} takes {plural(schedule.total_steps, 'step')} of {plan.describe()}; the learning rate "
+    rises = f"rises to {options.base_lr:g} in the first {schedule.warmup_steps:,} (warm-up), then "
+    line += f"{rises if schedule.warmup_steps else f'begins at {options.base_lr:g} and '}falls to {options.min_lr:g}"
     plain = options.max_epoch - options.plain_from
     if options.augments and plain:
-        line += f"; the last {plain} of {plural(options.max_epoch, 'epoch')} without augmentation"
+        line += f"\nthe last {plain} of {plural(options.max_epoch, 'epoch')} train without augmentation, "
+        line += "on images as an evaluation sees them"
     return line
 
 

@@ -43,4 +43,4 @@ def fit_warmup(epochs, max_epoch):
     most = max_epoch / 5
     if most >= WARMUP_EPOCHS:
         return WARMUP_EPOCHS, None
-    return most, f"warm-up shrinks from {WARMUP_EPOCHS} to {most:g} epochs, a fifth of the run"
+    return most, f"as the run is short, its warm-up takes {most:g} epochs, a fifth of the run, instead of {WARMUP_EPOCHS}"
