@@ -117,6 +117,11 @@ def build_outline(name, num_classes, image_size):
         return _source(name).build(name, num_classes, image_size).to("meta")
 
 
+def own_names(name, state):
+    """The weights of a library's network with the names that they have here; see `from_torchvision.own_names`."""
+    return from_torchvision.own_names(name, state) if library_of(name) == "torchvision" else state
+
+
 class _WithoutMemory(TorchFunctionMode):
     """Makes weights on the meta device. What a network computes its widths with needs its numbers and is left alone."""
 

@@ -1,16 +1,16 @@
 """Write and read checkpoints; reading runs no code that a file may carry."""
 
-import functools
 import io
 import pickle
 import re
 
 import torch
 
-from models.build import build_model, build_outline, default_size
+from models.build import build_model, default_size, own_names
 from models.containers import HOLDERS, are_weights, find_weights, read_file
 from models.half import with_half_weights
-from utils.core.card import ModelCard, architecture
+from models.without_card import card_of_hub, card_of_weights, mismatch, not_those_of
+from utils.core.card import ModelCard, same_network
 from utils.core.errors import UserError
 from utils.core.files import write_bytes
 from utils.core.integrity import sealed, verify
@@ -63,23 +63,19 @@ def read_checkpoint(path):
 def read_weights(path):
     """`(state_dict, ModelCard or None)` of a checkpoint of ours or of others, on the CPU; of a training state, the average."""
     contents = read_checkpoint(path)
-    card = ModelCard.from_dict(contents["card"], path) if "card" in contents else None
-    return _averaged(contents) or contents["model"], card
+    state = _averaged(contents) or contents["model"]
+    return state, ModelCard.from_dict(contents["card"], path) if "card" in contents else card_of_hub(path, state)
 
 
 def load_model(path, model=None, classes=None, image_size=None):
     """Read a checkpoint and return `(network, card)`: the network in eval mode on the CPU, and its model card.
 
-    `model` and `image_size` must agree with the card; `classes` renames its classes. A file without a card needs `model`:
-    the number of classes is then read from the head, and `classes` defaults to "0", "1", …. From a training state (`last.pth`)
-    with an EMA comes the EMA, on which its scores were measured. Raises UserError for a contradiction, an unknown model, and
-    weights that do not fit.
+    `model` and `image_size` must agree with the card; `classes` renames its classes. A file without a card needs `model`: see
+    `card_of_weights`; `classes` defaults to "0", "1", …. From a training state (`last.pth`) with an EMA comes the EMA, on which
+    its scores were measured. Raises UserError for a contradiction, an unknown model, and weights that do not fit.
     """
     state, card = read_weights(path)
-    if card:
-        card = _agreed(path, card, model, classes, image_size)
-    else:
-        card = _card_from_weights(path, state, model, classes, image_size)
+    card = _agreed(path, card, model, classes, image_size) if card else card_of_weights(path, state, model, classes, image_size)
     _check_size(card, state, path)
     network = build_model(card.architecture, card.num_classes, card.image_size, card.norm_type)
     if card.needs.get("dtype"):
@@ -106,27 +102,12 @@ def open_network(model=None, weights=None, num_classes=None, image_size=None):
     return network, card
 
 
-@functools.cache
-def class_rows(model):
-    """Names of the weights of a network that have a row for each class, as `fc.3.weight` and `fc.3.bias`."""
-    two, three = (build_outline(architecture(model), count, default_size(model)).state_dict() for count in (2, 3))
-    return [name for name in two if two[name].shape != three[name].shape]
-
-
 def load_strictly(network, state, path, name, only_check=False):
     """Load a state_dict into `network`, or `only_check` it; a mismatch raises UserError that lists the keys and shapes."""
-    own = network.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and getattr(state[key], "shape", None) != getattr(own[key], "shape", None)
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "shape of": shapes}
-    faults = [f"{kind} {_few(keys)}" for kind, keys in kinds.items() if keys]
+    state = own_names(name, state)
+    faults = mismatch(network.state_dict(), state)
     if faults:
-        raise UserError(f"the weights in {path} are not those of {name}: {'; '.join(faults)}")
+        raise not_those_of(path, name, faults)
     if not only_check:
         network.load_state_dict(state)
 
@@ -146,14 +127,10 @@ def _check_size(card, state, path):
     load_strictly(network, state, path, card.architecture, only_check=True)
 
 
-def _few(keys, most=4):
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + rest
-
-
 def _agreed(path, card, model, classes, image_size):
     """The card, its classes renamed by `classes`, which may be a translation. Raises UserError for a contradiction."""
-    given = {"model": (model and architecture(model), card.architecture), "image_size": (image_size, card.image_size)}
+    model = card.architecture if same_network(model, card.architecture) else model
+    given = {"model": (model, card.architecture), "image_size": (image_size, card.image_size)}
     for option, (wanted, own) in given.items():
         if wanted is not None and wanted != own:
             raise UserError(f"{wanted} contradicts the card of {path}, which says {own}; leave it out", option=option)
@@ -161,22 +138,3 @@ def _agreed(path, card, model, classes, image_size):
         return card.renamed(classes)
     except UserError as error:
         raise UserError(f"the names do not suit {path}: {error}", option="classes") from None
-
-
-def _card_from_weights(path, state, model, classes, image_size):
-    if model is None:
-        raise UserError(f"{path} has no model card; say which network it is", option="model")
-    rows = class_rows(model)
-    last = next((state[key] for key in rows if key in state), None)
-    if last is None or not last.ndim:
-        raise UserError(f"the weights in {path} are not those of {model}: no head ({' or '.join(rows[:1])})")
-    count = last.shape[0]
-    invented = classes is None
-    classes = [str(i) for i in range(count)] if invented else classes
-    if len(classes) != count:
-        raise UserError(f"the weights in {path} have {count} classes, not {len(classes)}", option="classes")
-    if image_size is None:
-        image_size = default_size(model)
-        if architecture(model) == "custom" and "classifier.0.weight" in state:
-            image_size = 8 * round((state["classifier.0.weight"].shape[1] / 64) ** 0.5)  # its first layer has 64·(S/8)² inputs
-    return ModelCard(model, classes, image_size, invented_classes=invented)

@@ -24,6 +24,7 @@ HOLDERS = {  # key under which a container has its weights: who writes it. The f
 }
 PREFIXES = ("module.", "model.", "net.", "network.", "backbone.")  # of all names: DataParallel, Lightning, many a script
 COMPILED = "_orig_mod."  # torch.compile puts it before the names of what it compiled, wherever that is
+MEAN = ".running_mean"  # of a BatchNorm
 COUNTS = ("n_averaged",)  # no weights: of torch.optim.swa_utils.AveragedModel
 DEPTH = 4  # containers in each other
 HARMLESS = [argparse.Namespace]  # classes of objects that hold settings, which are passed over: timm's checkpoints have one
@@ -55,7 +56,12 @@ def plain_names(state):
     state = {key.replace(COMPILED, ""): value for key, value in state.items() if key not in COUNTS}
     while state and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    return state | {key: torch.tensor(0) for key in _counters(state) if key not in state}
+
+
+def _counters(state):
+    """The counters of batches that belong to running averages; files from before torch 0.4.1 lack them."""
+    return [f"{key.removesuffix(MEAN)}.num_batches_tracked" for key in state if key.endswith(MEAN)]
 
 
 def read_file(path):

@@ -1,15 +1,20 @@
 """The networks of timm (PyTorch Image Models, Wightman 2019), with a linear head for the classes at hand."""
 
+import json
 import math
 import os
+import pathlib
 
 import torch
 from torch import nn
 
-from models.registry import TIMM
+from models.registry import TIMM, library_of
 from models.weights import Weights, no_weights
+from utils.core.card import MOST_PIXELS, MOST_TEXT, is_plain
 from utils.core.errors import UserError
 from utils.core.registry import instead
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm calls weights beside their config.json
 
 
 def build(name, num_classes, image_size, weights=None):
@@ -69,6 +74,27 @@ def weights_of(name):
         std=config.std,
         entry=repository,
     )
+
+
+def hub_facts(path):
+    """(name, fields of a card that say how images are prepared, class names) of weights that timm saved for the hub.
+
+    They stand in the `config.json` beside the file; the names are empty where it has none. None where there is no such file.
+    """
+    path = pathlib.Path(path)
+    try:
+        text = path.with_name("config.json").read_text(encoding="utf-8") if path.name in HUB_FILES else ""
+        facts = json.loads(text) if len(text) <= MOST_TEXT else None
+        name, config, labels = TIMM + facts["architecture"], facts["pretrained_cfg"], facts.get("label_names") or []
+        size = config["input_size"][-1]
+        images = {"image_size": size, "resize_size": size / config["crop_pct"]}
+        images |= {field: config[field] for field in ("interpolation", "mean", "std")}
+        if isinstance(labels, dict):
+            labels = [labels.get(str(number)) for number in range(len(labels))]
+        known = library_of(name) == "timm" and is_plain([images, labels]) and 1 <= size <= MOST_PIXELS
+        return (name, images, [] if None in labels else list(labels)) if known else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None  # no such file, or somebody else's
 
 
 def default_size(name):

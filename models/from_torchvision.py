@@ -1,16 +1,19 @@
 """The classification networks of torchvision, with a linear head for the classes at hand."""
 
 import os
+import re
 
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from models.registry import TORCHVISION
 from models.weights import Weights, no_weights
 
 # By the beginning of a name: how its builder is told the image size.
 SIZED = {"vit_": lambda size: {"image_size": size}, "maxvit_": lambda size: {"input_size": (size, size)}}
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # heads that torchvision trains beside the last
+OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.")  # names of layers until torchvision 0.2: `norm.1.`
 
 
 def build(name, num_classes, image_size, weights=None):
@@ -20,6 +23,7 @@ def build(name, num_classes, image_size, weights=None):
     a network then answers alike in training and in evaluation. Where GoogLeNet and Inception of torchvision would change
     the normalisation of their images, the card says it instead: see `weights_of`.
     """
+    name = name.removeprefix(TORCHVISION)
     sized = next((size for start, size in SIZED.items() if name.startswith(start)), lambda size: {})
     if weights is None:
         initialised = {"init_weights": True} if name in AUXILIARY else {}
@@ -34,6 +38,16 @@ def build(name, num_classes, image_size, weights=None):
             setattr(network, head, None)
     _replace_last_layer(network, num_classes)
     return network
+
+
+def own_names(name, state):
+    """A state_dict that torchvision's network wrote, with the names that it has here.
+
+    The auxiliary heads are left out, and what older versions called otherwise is renamed, as torchvision does on loading.
+    """
+    unused = AUXILIARY.get(name.removeprefix(TORCHVISION), ())
+    state = {key: value for key, value in state.items() if key.partition(".")[0] not in unused}
+    return {OLD_DENSENET.sub(r"\1\2.", key): value for key, value in state.items()} if "densenet" in name else state
 
 
 def _resized(name, network, image_size, sized):
@@ -68,6 +82,7 @@ def head_of(network):
 
 def weights_of(name):
     """The Weights of a torchvision network. Raises UserError where there are none."""
+    name = name.removeprefix(TORCHVISION)
     try:
         entry = get_model_weights(name).DEFAULT
     except ValueError:

@@ -3,14 +3,15 @@
 import fnmatch
 
 from models.build import build_outline, default_size
-from models.registry import TIMM, library_models, list_models
+from models.registry import TIMM, TORCHVISION, library_models, list_models
 from utils.core.errors import UserError
 
 
 def matching(pattern):
-    """The names of all models that a shell pattern matches; one of timm also matches by its name in timm."""
+    """The names of all models that a shell pattern matches; one of a library also matches by its name there."""
     names = [*list_models(), *library_models("torchvision"), *(TIMM + name for name in library_models("timm"))]
-    found = [name for name in names if any(fnmatch.fnmatchcase(n, pattern) for n in (name, name.removeprefix(TIMM)))]
+    plain = {name: name.removeprefix(TIMM).removeprefix(TORCHVISION) for name in names}
+    found = [name for name in names if any(fnmatch.fnmatchcase(n, pattern) for n in (name, plain[name]))]
     if not found:
         raise UserError(f"{pattern!r} matches no model", option="list_models")
     return found

@@ -1,7 +1,7 @@
 """The names of all models, without importing torch: those of this folder, and those that torchvision and timm bring.
 
-Every classification network of torchvision goes by torchvision's name, and every one of timm by `timm/NAME` or
-`timm/NAME.TAG`, where TAG says which of its pretrained weights.
+Every classification network of torchvision goes by torchvision's name, with `torchvision/` before it where a model of ours
+has that name, and every one of timm by `timm/NAME` or `timm/NAME.TAG`, where TAG says which of its pretrained weights.
 """
 
 import functools
@@ -12,7 +12,7 @@ import re
 from utils.core.registry import Registry, did_you_mean, names_in
 
 MODELS = Registry("model")
-TIMM = "timm/"
+TIMM, TORCHVISION = "timm/", "torchvision/"
 REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)", re.MULTILINE)
 
 
@@ -28,7 +28,7 @@ def families():
 
 @functools.cache
 def library_models(library):
-    """The names that `torchvision` or `timm` registers; none where it is not installed.
+    """The names that `torchvision` or `timm` registers, as models are called here but for `timm/`; none without the library.
 
     They are read from the library's files, like our own, so that they are those of the installed version.
     """
@@ -36,7 +36,8 @@ def library_models(library):
     folders = spec.submodule_search_locations if spec else []
     files = [file for folder in folders for file in sorted(pathlib.Path(folder, "models").glob("*.py"))]
     names = {name for file in files for name in REGISTERED.findall(file.read_text(encoding="utf-8"))}
-    return sorted(names - set(list_models()) if library == "torchvision" else names)
+    ours = list_models() if library == "torchvision" else ()
+    return sorted(TORCHVISION + name if name in ours else name for name in names)
 
 
 def library_of(name):
@@ -58,7 +59,7 @@ def unknown_model(name):
         return "needs timm, which is not installed: pip install timm"
     near = [TIMM + other for other in library_models("timm")] if TIMM in name else [*ours, *library_models("torchvision")]
     known = f"{', '.join(ours)}, every classification network of torchvision, and timm/NAME for every one of timm"
-    return f"is no known model. {did_you_mean(name, near)}Known: {known}."
+    return f"is no known model. {did_you_mean(name.removeprefix(TORCHVISION), near)}Known: {known}."
 
 
 def _files():

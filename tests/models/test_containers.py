@@ -12,8 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models import resnet18, squeezenet1_1
 
 from models.build import build_model
-from models.checkpoint import class_rows, load_model, read_checkpoint
+from models.checkpoint import load_model, read_checkpoint
 from models.containers import HOLDERS, PREFIXES, find_weights, plain_names, to_safetensors
+from models.without_card import class_rows
 from utils.core.errors import UserError
 from utils.core.integrity import sealed, verify
 from utils.inference.predictors import open_predictor

@@ -41,7 +41,7 @@ def test_the_names_are_those_of_the_installed_libraries_and_need_no_torch():
         print(*library_models("torchvision"), *(f"timm/{name}" for name in library_models("timm")))
         sys.exit("torch" in sys.modules)"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    wanted = {name for name in models.list_models(module=models) if name not in MODELS}
+    wanted = {f"torchvision/{name}" if name in MODELS else name for name in models.list_models(module=models)}
     assert done.returncode == 0
     assert set(done.stdout.split()) == wanted | {f"timm/{name}" for name in timm.list_models()}
 
@@ -259,7 +259,7 @@ def test_without_weights_only_the_size_is_the_networks_own():
 
 def test_the_list_matches_names_with_and_without_the_library():
     assert matching("squeezenet*") == ["squeezenet1_0", "squeezenet1_1"]
-    assert matching("resnet18") == ["resnet18", "timm/resnet18"]
+    assert matching("resnet18") == ["resnet18", "torchvision/resnet18", "timm/resnet18"]
     assert matching("timm/test_vi*")[0] == "timm/test_vit"
     with pytest.raises(UserError, match="'nothing' matches no model"):
         matching("nothing")

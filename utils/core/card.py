@@ -36,6 +36,11 @@ def architecture(name):
     return ALIASES.get(name, name)
 
 
+def same_network(one, other):
+    """Whether two names are of one network: the tag behind a name of timm only says which weights it began with."""
+    return one is not None and architecture(one).partition(".")[0] == other.partition(".")[0]
+
+
 def resize_size(image_size):
     """Short side before the centre crop, in pixels: 256 for 224, and in that proportion for every other size."""
     return round(image_size * 256 / 224)

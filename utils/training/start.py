@@ -4,8 +4,9 @@ import dataclasses
 from dataclasses import dataclass, replace
 
 from models.build import head_of
-from models.checkpoint import class_rows, load_strictly, read_weights
-from utils.core.card import ModelCard, architecture
+from models.checkpoint import load_strictly, read_weights
+from models.without_card import class_rows
+from utils.core.card import ModelCard, same_network
 from utils.core.errors import UserError
 from utils.core.text import plural
 from utils.runtime.distributed import from_main
@@ -80,8 +81,9 @@ def find_start(options):
     if start and start.card:
         card = start.card
         chosen |= {"model": card.architecture, "norm_type": card.norm_type, "image_size": card.image_size}
-        for name in ("model", "norm_type"):
-            if name not in options.defaulted and chosen[name] != _plain(getattr(options, name)):
+        agree = {"model": same_network(options.model, card.architecture), "norm_type": options.norm_type == card.norm_type}
+        for name, agrees in agree.items():
+            if not agrees and name not in options.defaulted:
                 raise UserError(
                     f"{getattr(options, name)} contradicts {start.path}, which says {chosen[name]}; leave it out", option=name
                 )
@@ -89,7 +91,3 @@ def find_start(options):
         raise UserError(f"{start.path} has no model card; say which network it is", option="model")
     left = {field.name for field in dataclasses.fields(options)} & {*options.defaulted}
     return replace(options, **{name: value for name, value in chosen.items() if name in left}), start
-
-
-def _plain(value):
-    return architecture(value) if isinstance(value, str) else value
