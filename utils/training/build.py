@@ -22,13 +22,13 @@ from utils.runtime.distributed import from_main, say
 from utils.runtime.precision import fastest_precision, possible_precision, precision_probe
 from utils.training.batches import BatchPlan
 from utils.training.board import Board
-from utils.training.checks import check_fit
 from utils.training.data import TrainingData, leave_out_broken
 from utils.training.ema import ModelEMA
-from utils.training.files import RunFiles, check_training_state, find_earlier_run
+from utils.training.files import RunFiles, check_training_state
 from utils.training.fingerprint import data_facts, fingerprint
 from utils.training.loop import Step
 from utils.training.optim import build_optimizer
+from utils.training.resuming import find_saved, resume
 from utils.training.schedule import Schedule, fit_warmup
 from utils.training.signals import Interruptions
 from utils.training.start import find_start
@@ -87,10 +87,7 @@ def build_trainer(options, device, stop=None):
         seed_everything((options.seed + 1_000_003 * plan.rank + state.step) % 2**32)
     files.write_classes(card.classes)
     files.write_arguments(options.arguments)
-    facts = {name: getattr(options, name) for name in ("dataset", "data_dir", "val_fraction", "seed")}
-    facts |= {"name": options.name} if options.name else {}
-    facts |= {"reading": options.reading.given} if options.reading.given else {}
-    card.training = facts | {"epochs": options.max_epoch, "precision": config.precision}
+    card.training = facts_of(options) | {"precision": config.precision}
     loss_options = {"label_smoothing": options.label_smoothing}
     if options.class_weights:
         loss_options["weight"] = data.class_weights()
@@ -125,6 +122,14 @@ def keep_inputs(options, files):
         path = getattr(options, option)
         if path and pathlib.Path(path).resolve().parent == files.folder.resolve():
             raise UserError(f"{path} lies where this run saves and would be replaced; give the run a name", option=option)
+
+
+def facts_of(options):
+    """What the model card keeps of the options, so that the data can be found again."""
+    facts = {name: getattr(options, name) for name in ("dataset", "data_dir", "val_fraction", "seed")}
+    facts |= {"name": options.name} if options.name else {}
+    facts |= {"reading": options.reading.given} if options.reading.given else {}
+    return facts | {"epochs": options.max_epoch}
 
 
 def announced(answer):
@@ -172,16 +177,6 @@ def say_skipped(sentences, files, most=20):
         say(
             f"left out {plural(len(sentences), 'image')} that cannot be decoded, listed in {files.skipped}:", *lines, sep="\n  "
         )
-
-
-def find_saved(options, files, run):
-    """The training state to go on from, or None; prints what is not as it should be."""
-    if not options.resume:
-        return None
-    saved, notices = from_main(find_earlier_run, options, files, run)
-    for notice in notices:
-        say(notice)
-    return saved
 
 
 def make_model(options, card, device, start=None):
@@ -275,38 +270,3 @@ def describe_optimisation(options, plan, schedule):
         line += f"\nthe last {plain} of {plural(options.max_epoch, 'epoch')} train without augmentation, "
         line += "on images as an evaluation sees them"
     return line
-
-
-def resume(state, saved, options, files, plan, steps):
-    """Load what was `saved` by an earlier run, if anything, and print where this run begins.
-
-    Returns whether the random numbers of this process go on where they were.
-    """
-    random_goes_on = False
-    if saved:
-        check_fit(saved, state, options, plan, steps, files.last if options.resume == "auto" else options.resume)
-        random_goes_on = state.load_state_dict(saved, next(state.model.parameters()).device)
-        if saved["batches"] != plan.kept:
-            state.group, state.step = 0, state.epoch * steps  # the batches differ, so the interrupted epoch starts again
-        say_if_longer(options, saved, state.step, steps)
-        place = f"at epoch {state.epoch + 1}" + (f", step {state.group + 1}" if state.group else "")
-        if state.epoch >= options.max_epoch:
-            place = f"after all of its {plural(state.epoch, 'epoch')}, to test it; with more epochs it would train on"
-        say(f"resumed {files.last if options.resume == 'auto' else options.resume} {place}")
-    elif options.resume:
-        say(f"{files.last} does not exist yet, so there is nothing to resume: this run starts from the beginning")
-    elif files.last.exists():
-        say(f"{files.folder} holds an earlier run, which this one replaces; to keep it, resume it or save elsewhere")
-    return random_goes_on
-
-
-def say_if_longer(options, saved, step, steps):
-    """Print what it means for the learning rate that a run is resumed with more epochs."""
-    before, now = saved["choices"].get("max_epoch", options.max_epoch), options.max_epoch
-    if before < now:
-        was, is_ = (
-            Schedule(steps * epochs, round(steps * fit_warmup(options.wp_epoch, epochs)[0]), options.base_lr, options.min_lr)
-            for epochs in (before, now)
-        )
-        say(f"max_epoch rises from {before} to {now}: the learning rate goes on at {is_(step):.2e}, where a run of {now} "
-            f"epochs has it, and not at {was(step):.2e}")  # fmt: skip
