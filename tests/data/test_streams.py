@@ -1,9 +1,11 @@
 """Shards that are streamed: each image once over processes and workers, one order for one seed, faults in sentences."""
 
+import copy
 import io
 import itertools
 import json
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from labelled_images import shards_of, write_shard
 from PIL import Image
 
 from utils.core.errors import UserError
+from utils.data.places import content_of
 from utils.data.reading import Reading
-from utils.data.streams import open_stream, stream_batches
+from utils.data.streams import CHUNK, Position, _places, goes_on, open_stream, stream_batches
 
-pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+webdataset = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
 CPU = torch.device("cpu")
 
 
@@ -43,9 +46,9 @@ def numbers_of(batches):
     return numbers
 
 
-def stream(pattern, images, sizes, workers=0, seed=0):
+def stream(pattern, images, sizes, workers=0, seed=0, position=None):
     split = open_stream(pattern, images, Reading()).train
-    return stream_batches(split, (8, "bilinear"), sizes, CPU, workers, seed)
+    return stream_batches(split, (8, "bilinear"), sizes, CPU, workers, seed, position)
 
 
 def test_two_ranks_of_four_workers_see_each_image_of_eight_shards_once(tmp_path, monkeypatch):
@@ -63,6 +66,90 @@ def test_one_seed_gives_one_shuffled_order_and_a_resume_goes_on_in_it(tmp_path):
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(160))
     assert np.corrcoef(orders[0], range(160))[0, 1] < 0.5
     assert numbers_of(itertools.islice(stream(pattern, 160, [40] * 4, seed=1), 2, None)) == orders[0][80:]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the images that are decoded in this process."""
+    from utils.data import streams
+
+    names, load = [], streams.load_image
+    monkeypatch.setattr(streams, "load_image", lambda place: names.append(str(place)) or load(place))
+    return names
+
+
+@pytest.mark.parametrize(("workers", "uneven"), [(0, False), (3, True)])
+def test_a_resume_continues_behind_every_batch(workers, uneven, tmp_path, monkeypatch):
+    """Also where a worker has fewer shards than the others, and in the second reading of the shards."""
+    monkeypatch.setattr("utils.data.streams.BUFFER", 30)
+    pattern, sizes, position = numbered(tmp_path / "x", shards=4 if uneven else 8), [25] * 8, Position()
+    batches, positions = [], [Position()]
+    for batch in stream(pattern, 200, sizes, workers, seed=1, position=position):
+        batches.append(numbers_of([batch]))
+        positions.append(copy.deepcopy(position))
+    assert positions[-1].images == 200 and positions[-1].round == (2 if uneven else 1)
+    for done in (1, 2, 4, 5, 7):
+        assert numbers_of(stream(pattern, 200, sizes[done:], workers, 1, positions[done])) == [
+            *itertools.chain(*batches[done:])
+        ]
+
+
+def test_a_resume_decodes_what_is_left_and_does_not_read_what_is_done(tmp_path, monkeypatch, decoded):
+    monkeypatch.setattr("utils.data.streams.BUFFER", 10)
+    pattern, position, sizes, read = numbered(tmp_path / "x"), Position(), [16] * 10, []
+    whole = webdataset.tariterators.tarfile_samples
+    monkeypatch.setattr("webdataset.tariterators.tarfile_samples", lambda shards: whole(read.append(1) or shards))
+    order = numbers_of(stream(pattern, 160, sizes, seed=1))
+    assert len(decoded) == 160 and len(read) == 8
+    for done, of_chunk in ((7, 16), (8, 0)):  # of the chunk before, so many images are left
+        list(itertools.islice(stream(pattern, 160, sizes, seed=1, position=position), done))
+        assert position.left == of_chunk
+        if not of_chunk:
+            spoil_images(tmp_path / "x", order[: 16 * done])
+        decoded.clear(), read.clear()
+        assert numbers_of(stream(pattern, 160, sizes[done:], seed=1, position=position)) == order[16 * done :]
+        assert len(decoded) == 160 - 16 * done + (CHUNK - of_chunk) % CHUNK
+        assert len(read) <= 2  # shards; of those before, only the headers
+        position = Position()
+
+
+def spoil_images(folder, numbers):
+    """Overwrite the images of these numbers by zeros, where they lie in their shards."""
+    for shard in folder.glob("*.tar"):
+        content = bytearray(shard.read_bytes())
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith("png") and int(member.name[:6]) in numbers:
+                    content[member.offset_data : member.offset_data + member.size] = bytes(member.size)
+        shard.write_bytes(content)
+
+
+def test_a_resume_through_a_pipe_reads_but_does_not_decode_what_is_done(tmp_path, decoded):
+    pattern, position = numbered(tmp_path / "x").replace(str(tmp_path), f"pipe:cat {tmp_path}"), Position()
+    order = numbers_of(itertools.islice(stream(pattern, 160, [32] * 5, position=position), 3))
+    decoded.clear()
+    order += numbers_of(stream(pattern, 160, [32] * 2, position=position))
+    assert sorted(order) == list(range(160)) and len(decoded) == 64
+
+
+def test_a_position_is_of_one_number_of_workers_and_images(tmp_path):
+    split = open_stream(numbered(tmp_path / "x", shards=2), 40, Reading()).train
+    position = Position(images=20, chunks=[1, 0], left=12)
+    assert goes_on(position, split, 2, 20) and goes_on(position, split, 8, 20)
+    assert not goes_on(position, split, 0, 20) and not goes_on(position, split, 2, 10) and not goes_on(None, split, 2, 0)
+
+
+def test_members_are_those_of_the_library(tmp_path):
+    """The headers give what reading gives, so that a sample has the same place in both."""
+    from webdataset.tariterators import group_by_keys, tarfile_samples
+
+    one, two = {"PNG": b"1", "cls": b"a"}, {"x.png": b"2"}
+    write_shard(tmp_path / "a.tar", [("__note__/1", {"png": b"x"}), ("a/1", one), ("a/b.c/2", two), (".3", {"png": b""})])
+    found = list(group_by_keys(_places(str(tmp_path / "a.tar"))))
+    wanted = list(tarfile_samples(iter([{"url": str(tmp_path / "a.tar")}])))
+    assert len(wanted) > 1 and wanted == [
+        {key: value if key.startswith("__") else content_of(value) for key, value in sample.items()} for sample in found
+    ]
 
 
 def test_an_epoch_may_be_longer_or_shorter_than_the_shards(tmp_path):

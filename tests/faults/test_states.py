@@ -63,7 +63,12 @@ def numpy_state(place, value):
 
 
 LONG = torch.full((624,), 7, dtype=torch.int64)
+STREAM = {"images": 4, "round": 0, "chunks": [1], "last": 0, "left": 2}
 CRAFTED = {
+    "a stream of a number": put("stream", value=3),
+    "a stream at no number": put("stream", value=[STREAM | {"left": "2"}]),
+    "a stream at a worker too many": put("stream", value=[STREAM | {"last": 1}]),
+    "a stream with another part": put("stream", value=[STREAM | {"more": 1}]),
     "torch random state of zeros": put("rng", 0, "torch", value=torch.zeros(5056, dtype=torch.uint8)),
     "torch random state of ones": put("rng", 0, "torch", value=torch.full((5056,), 255, dtype=torch.uint8)),
     "torch random state too short": put("rng", 0, "torch", value=torch.zeros(9, dtype=torch.uint8)),

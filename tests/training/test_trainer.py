@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from labelled_images import shards_of
 from runs import CPU, history, same, signal_at, weights
 
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
@@ -30,6 +31,27 @@ def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(signum, t
     one, two = history(whole), history(part)
     assert one["final"] == two["final"] and one["best"] == two["best"]
     assert [e["train"] for e in one["epochs"]] == [e["train"] for e in two["epochs"]]
+
+
+def test_a_streamed_run_goes_on_behind_the_last_image_and_decodes_none_twice(trainer_of, photos, tmp_path, monkeypatch):
+    pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+    from utils.data import streams
+
+    pattern, images, load = shards_of(photos, tmp_path / "x", "train", 4), [], streams.load_image
+    monkeypatch.setattr(streams, "load_image", lambda place: images.append(str(place)) or load(place))
+    monkeypatch.setattr(streams, "CHUNK", 4)
+    (tmp_path / "x" / "classes.txt").write_text("blue\ngreen\nred\n")
+    options = {"dataset": pattern, "stream_images": 30, "batch_size": 4, "accumulation": 1, "plain_epochs": 1}
+    whole = trainer_of(**options, path_to_save="whole")
+    assert whole.fit() == 0 and len(images) >= 60
+    part = trainer_of(**options, path_to_save="part")
+    signal_at(part, signal.SIGTERM, step=15)  # of 8 in an epoch, which reads the 24 images once more for the last two steps
+    assert part.fit() == signal.SIGTERM
+    images.clear()
+    part = trainer_of(**options, path_to_save="part", resume="auto")
+    assert part.fit() == 0 and len(images) <= 2 + 3
+    assert same(weights(whole.files.last), weights(part.files.last))
+    assert [epoch["train"] for epoch in history(whole)["epochs"]] == [epoch["train"] for epoch in history(part)["epochs"]]
 
 
 def test_another_number_of_processes_begins_the_interrupted_epoch_again(trainer_of, capsys):

@@ -21,6 +21,7 @@ from utils.core.images import load_image
 from utils.core.text import plural
 from utils.core.walk import is_image_name
 from utils.data.loader import as_it_is, own_group
+from utils.data.places import Piece, content_of
 from utils.data.rows import listed
 from utils.data.shards import LABEL, expand, read_shards, split_of_shard
 from utils.data.splits import Dataset, Split
@@ -30,6 +31,7 @@ from utils.runtime.device import send
 
 PIPE, CLASSES = "pipe:", "classes.txt"
 BUFFER = 1000  # encoded images that a worker shuffles at a time
+META = re.compile(r"__[^/]*__($|/)")  # members that webdataset passes over
 CHUNK = 32  # decoded images that a worker hands over at a time
 
 
@@ -92,25 +94,58 @@ def open_stream(pattern, images, reading, data_dir="data/"):
     return dataset
 
 
-def stream_batches(split, how, sizes, device, workers, seed):
+@dataclass
+class Position:
+    """How far a process has come in the shards of an epoch; what was handed out up to there need not be decoded again."""
+
+    images: int = 0  # handed out
+    round: int = 0  # how often its shards were read to their end before
+    chunks: list | None = None  # in this round, how many came from each loader worker
+    last: int = 0  # the worker of the last chunk
+    left: int = 0  # images of that chunk that were not handed out
+
+
+def stream_batches(split, how, sizes, device, workers, seed, position=None):
     """Yield (Pixels, labels) on `device`, as many images as each of `sizes` says, from this process's shards.
 
-    `how` is (short side in px, interpolation). One seed, a whole number, gives one order. Where the shards of this process hold
-    fewer images than it needs, they are read once more.
+    `how` is (short side in px, interpolation). One seed, a whole number, and one number of workers give one order. Where the
+    shards of this process hold fewer images than it needs, they are read once more. A Position moves on with every batch; from
+    one that a stream of the same order left, the next images come, and those before are not decoded.
     """
     workers = _workers(split, workers)
-    chunks = itertools.chain.from_iterable(_chunks(split, how, workers, seed + 7919 * number) for number in itertools.count())
+    position = position or Position()
+    arriving = _arriving(split, how, workers, seed, position)
     waiting, labels = [], []
     for size in sizes:
         while len(waiting) < size:
-            images, more = next(chunks)
+            images, more = next(arriving)
             waiting += images
             labels += more
         batch, waiting = waiting[:size], waiting[size:]
         shapes = np.array([image.shape[:2] for image in batch], dtype=np.int64)
         flat = torch.from_numpy(np.concatenate([image.ravel() for image in batch]))
         of_batch, labels = torch.tensor(labels[:size]), labels[size:]
+        position.images, position.left = position.images + size, len(waiting)
         yield PackedStore(flat, shapes).gather(torch.arange(size)).to(device), send(of_batch, device)
+
+
+def goes_on(position, split, workers, images):
+    """Whether a Position is that of so many images handed out, in the order of a stream with so many workers."""
+    return position is not None and position.images == images and len(position.chunks or ()) == max(1, _workers(split, workers))
+
+
+def _arriving(split, how, workers, seed, position):
+    """Yield the images and labels that come after `position`, chunk by chunk, and count the chunks there."""
+    left, taken = position.left, position.chunks or [0] * max(1, workers)
+    taken = [count - (left > 0 and worker == position.last) for worker, count in enumerate(taken)]
+    while True:
+        position.chunks = list(taken)
+        for worker, images, labels in _chunks(split, how, workers, seed + 7919 * position.round, taken):
+            position.chunks[worker] += 1
+            position.last = worker
+            yield images[-left:], labels[-left:]  # all of them where none is left from before
+            left = 0
+        position.round, taken = position.round + 1, [0] * len(taken)
 
 
 def _workers(split, workers):
@@ -123,18 +158,22 @@ def _workers(split, workers):
     return min(workers, most)
 
 
-def _chunks(split, how, workers, seed):
-    """One pass over the shards of this process: lists of images, uint8 (H, W, 3), and of labels. UserError for damage."""
+def _chunks(split, how, workers, seed, taken):
+    """One pass over the shards of this process: (worker, images, uint8 (H, W, 3), labels), without what was `taken` before.
+
+    `taken` says of each worker how many chunks; they are neither decoded nor, in local files, read. UserError for damage.
+    """
     import webdataset
 
+    decoded = _Decoded(split, how, taken)
     stages = webdataset.DataPipeline(
         webdataset.SimpleShardList([str(shard) for shard in split.paths]),
         webdataset.detshuffle(len(split.paths), len(split.paths), seed=seed),
         webdataset.split_by_node,
         webdataset.split_by_worker,
-        webdataset.tarfile_to_samples(),
+        _Read(decoded),
         webdataset.detshuffle(BUFFER, BUFFER, seed=seed),
-        _Decoded(split, how),
+        decoded,
     )
     loader = torch.utils.data.DataLoader(
         stages,
@@ -149,7 +188,8 @@ def _chunks(split, how, workers, seed):
     try:
         for chunk in loader:
             empty = False
-            yield chunk
+            if chunk is not None:
+                yield chunk
     except (UserError, OSError, ValueError, EOFError, tarfile.TarError) as error:  # that of a worker ends with its own text
         reason = [line for line in str(error).splitlines() if line.strip()][-1].partition("Error: ")
         raise UserError(f"the shards cannot be read: {reason[2] or reason[0]}", option="dataset") from None
@@ -157,21 +197,69 @@ def _chunks(split, how, workers, seed):
         raise UserError("the shards of this process hold no images", option="dataset")
 
 
-class _Decoded:
-    """From samples of webdataset to chunks of decoded images and labels."""
+def _worker():
+    """The number of the loader worker that this runs in."""
+    info = torch.utils.data.get_worker_info()
+    return info.id if info else 0
 
-    def __init__(self, split, how):
+
+class _Read:
+    """From shards to samples of webdataset. What is read to be passed over is only looked up in the headers of local files."""
+
+    def __init__(self, decoded):
+        self.decoded = decoded
+
+    def __call__(self, shards):
+        from webdataset.tariterators import group_by_keys, tarfile_samples
+
+        for shard in shards:
+            places = _places(shard["url"]) if self.decoded.passes_over else None
+            yield from group_by_keys(places) if places else tarfile_samples(iter([shard]))
+
+
+def _places(url):
+    """The members of a local tar file as webdataset's reader gives them, with a Piece for their bytes; None for all others."""
+    try:
+        tar = tarfile.open(url, "r:")  # noqa: SIM115 (the generator closes it)
+    except (OSError, tarfile.TarError):
+        return None
+    return _members(tar, pathlib.Path(url))
+
+
+def _members(tar, path):
+    with tar:
+        while (member := tar.next()) is not None:
+            tar.members = []  # which would grow with the file
+            if member.isreg() and not META.match(member.name):
+                piece = Piece(path, member.offset_data, member.size, member.name)
+                yield {"fname": member.name, "data": piece, "__url__": str(path)}
+
+
+class _Decoded:
+    """From samples of webdataset to chunks of decoded images and labels, with the worker; None for chunks passed over."""
+
+    def __init__(self, split, how, taken):
         self.number, self.column, self.how = {name: i for i, name in enumerate(split.classes)}, split.label_column, how
+        self.taken = list(taken)
+
+    @property
+    def passes_over(self):
+        """Whether the next chunk is passed over."""
+        return self.taken[_worker()] > 0
 
     def __call__(self, samples):
-        decoded = filter(None, map(self._decode, samples))
-        while chunk := list(itertools.islice(decoded, CHUNK)):
-            yield [image for image, _ in chunk], [label for _, label in chunk]
+        usable = (sample for sample in samples if _extension(sample))
+        while chunk := list(itertools.islice(usable, CHUNK)):
+            if self.passes_over:
+                self.taken[_worker()] -= 1
+                yield None
+            else:
+                decoded = [self._decode(sample) for sample in chunk]
+                yield _worker(), [image for image, _ in decoded], [label for _, label in decoded]
 
     def _decode(self, sample):
-        extension = next((key for key in sample if is_image_name(f"x.{key}")), None)
-        if extension is None:
-            return None
+        extension = _extension(sample)
+        sample = {key: content_of(value) if isinstance(value, Piece) else value for key, value in sample.items()}
         name = f"{sample['__url__']}/{sample['__key__']}.{extension}"
         image = load_image(_Bytes(name, sample[extension]))
         return at_most(image, *self.how), self._label(sample, name)
@@ -187,6 +275,11 @@ class _Decoded:
         if text not in self.number:
             raise ValueError(f"{name} has the class {text[:40]!r}, which classes.txt does not name")
         return self.number[text]
+
+
+def _extension(sample):
+    """That of the image in a sample of webdataset, or None."""
+    return next((key for key in sample if is_image_name(f"x.{key}")), None)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growt
 def check_parts(saved, path):
     """Raise UserError, naming the part, where a training state that was read from `path` has not the types of PARTS."""
     for name, (is_right, must_be) in PARTS.items():
-        if name not in saved and (name not in LATER or saved.keys() & LATER):
+        if name not in {*saved, *NEWEST} and (name not in LATER or saved.keys() & LATER):
             raise _unusable(path, f"{name} is missing")
         if name in saved and not is_right(saved[name]):
             raise _unusable(path, f"{name} must be {must_be}")
@@ -153,6 +153,20 @@ def _are_totals(value):
     )
 
 
+def _are_positions(value):
+    """How far each process came in its shards: values of utils.data.streams.Position."""
+    counts = {"images", "round", "last", "left"}
+    return isinstance(value, list) and all(
+        isinstance(item, dict)
+        and item.keys() == counts | {"chunks"}
+        and all(_is_count(item[name]) for name in counts)
+        and isinstance(item["chunks"], list)
+        and all(map(_is_count, item["chunks"]))
+        and item["last"] < len(item["chunks"])
+        for item in value
+    )
+
+
 def _are_random_states(value):
     """Of each process, or as older versions wrote it, of the first."""
     return all(map(_is_random_state, value)) and len(value) > 0 if isinstance(value, list) else _is_random_state(value)
@@ -224,6 +238,7 @@ def _are_batches(value):
     return isinstance(value, list) and len(value) == 3 and all(_is_count(item) and item for item in value)
 
 
+NEWEST = {"stream"}  # parts that need not be there
 LATER = {"data", "machine"}  # parts that older versions did not write, neither of them
 PARTS = {  # of a training state: (what it must pass, the same in words)
     "model": (are_weights, "weights by name"),
@@ -236,6 +251,7 @@ PARTS = {  # of a training state: (what it must pass, the same in words)
     "best": (_is_best, "an epoch with its scores"),
     "history": (lambda value: isinstance(value, list) and all(map(_is_record, value)), "a list of epochs with their scores"),
     "totals": (lambda value: value is None or _are_totals(value), "nothing, or four sums of each process"),
+    "stream": (lambda value: value is None or _are_positions(value), "nothing, or how far each process came in its shards"),
     "rng": (_are_random_states, "the states of four random generators of each process"),
     "card": (_is_card, "a model card, with the precision of the run"),
     "choices": (_are_choices, "choices by name"),

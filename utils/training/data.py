@@ -16,7 +16,7 @@ from utils.data.loader import eval_batches, needs_workers, train_batches
 from utils.data.registry import AUGMENTATIONS
 from utils.data.sampling import balanced_weights, class_weights, epoch_order
 from utils.data.stores import TransformStore, resident
-from utils.data.streams import StreamSplit, stream_batches
+from utils.data.streams import Position, StreamSplit, goes_on, stream_batches
 from utils.runtime import distributed
 
 
@@ -85,7 +85,7 @@ class TrainingData:
         done, left = (
             [batch for group in part for batch in group.batches] for part in (groups[: state.group], groups[state.group :])
         )
-        loader = self._streamed_batches(epoch, done, left) if self.streamed else self._gathered_batches(state, left)
+        loader = self._streamed_batches(state, done, left) if self.streamed else self._gathered_batches(state, left)
         for number in range(len(done), len(done) + len(left)):
             started = time.perf_counter()
             pixels, labels = next(loader)
@@ -101,12 +101,15 @@ class TrainingData:
         of_workers = self.options.seed * 1_000_003 + state.step + (distributed.rank() << 53)
         return iter(train_batches(store, self.labels, indices, self.device, self.workers, seed=of_workers))
 
-    def _streamed_batches(self, epoch, done, left):
-        """What is done of an epoch is read once more, as nothing tells where in the shards it ended."""
-        how = (self.card.resize_size, self.card.interpolation)
-        sizes, seed = [len(batch) for batch in (*done, *left)], self.options.seed * 1_000_003 + epoch
-        batches = stream_batches(self.dataset.train, how, sizes, self.device, self.workers, seed)
-        return itertools.islice(batches, len(done), None)
+    def _streamed_batches(self, state, done, left):
+        """From the position in the state; where it has none of this order, what is done of the epoch is read once more."""
+        how, split = (self.card.resize_size, self.card.interpolation), self.dataset.train
+        again = not goes_on(state.stream, split, self.workers, sum(map(len, done)))
+        if again:
+            state.stream = Position()
+        sizes, seed = [len(batch) for batch in (*(done if again else ()), *left)], self.options.seed * 1_000_003 + state.epoch
+        batches = stream_batches(split, how, sizes, self.device, self.workers, seed, state.stream)
+        return itertools.islice(batches, len(done) if again else 0, None)
 
     def _prepare(self, pixels, labels, epoch, random_key):
         options = self.options

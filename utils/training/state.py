@@ -1,13 +1,14 @@
 """The state of a training run: everything that resuming it needs."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from utils.data.streams import Position
 from utils.runtime.distributed import from_all, rank, world_size
 
 
@@ -53,6 +54,7 @@ class TrainState:
     best: dict = field(default_factory=dict)  # scores and epoch of the best evaluation
     history: list = field(default_factory=list)  # one dict an epoch
     totals: Totals | None = None  # of the running epoch
+    stream: Position | None = None  # of this process, where the running epoch is one of streamed shards
     recent_losses: list = field(default_factory=list)  # of the last steps that were looked at; for display, as what follows
     recent_loss: float | None = None  # their average
 
@@ -77,6 +79,7 @@ class TrainState:
             "best": self.best,
             "history": self.history,
             "totals": torch.stack(from_all(self.totals.sums.cpu())) if self.totals and self.group else None,
+            "stream": from_all(asdict(self.stream)) if self.stream and self.group else None,
             "rng": from_all(random_state(self.parameters[0].device)),
         }
 
@@ -93,6 +96,8 @@ class TrainState:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.group, self.step = state["epoch"], state["group"], state["step"]
         self.best, self.history = state["best"], state["history"]
+        streams = state.get("stream") or []  # older versions kept none
+        self.stream = Position(**streams[rank()]) if len(streams) == world_size() else None
         generators = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]  # older versions kept that of rank 0
         alike = len(generators) == world_size()
         if state["totals"] is not None:
