@@ -24,6 +24,7 @@ from utils.core.files import RESULTS, place_name, protect, result_name, write_js
 from utils.core.images import preprocess
 from utils.core.machine import keep_memory
 from utils.core.text import plural, si, table
+from utils.data.flags import no_data
 
 BATCHES = (1, 8, 32, 128)
 COLD_STARTS = 3
@@ -34,7 +35,7 @@ def parser():
     model = add_model(parser, list_models(), unknown_model, required_weights=True)
     add_card_facts(model)
     parser.add_argument("--all", action="store_true", help="make what is missing, or older than the checkpoint, first")
-    add_data(parser, default=None)
+    add_data(parser, no_data, default=None)
     add_device(parser)
     return parser
 

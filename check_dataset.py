@@ -18,6 +18,7 @@ import itertools
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import protect, write_json, write_text
+from utils.core.inputs import no_file, no_folder
 from utils.core.text import csv_text, plural, printable, shortened, table, wrapped
 
 NAME = 40  # characters of a class that are shown
@@ -29,10 +30,15 @@ def parser():
     p = cli.Parser(__doc__)
     data = p.add_argument_group("data")
     data.add_argument(
-        "-d", "--dataset", required=True, metavar="FOLDER", help="train/<class>/…, val/… and test/…, or <class>/…"
+        "-d",
+        "--dataset",
+        required=True,
+        check=no_folder,
+        metavar="FOLDER",
+        help="it holds train/<class>/…, val/…, test/…, or <class>/…",
     )
     labels = p.add_argument_group("label errors")
-    labels.add_argument("-w", "--weights", metavar="FILE", help="a checkpoint (.pth) to ask about the labels")
+    labels.add_argument("-w", "--weights", check=no_file, metavar="FILE", help="a checkpoint (.pth) to ask about the labels")
     labels.add_argument("--folds", type=int, metavar="K", check=cli.between(2, 20),
                         help="train K small networks and ask each about the images that it was not trained on")  # fmt: skip
     labels.add_argument("--seed", type=int, default=0, check=cli.at_least(0), help="of the folds and their networks")

@@ -16,7 +16,7 @@ from utils.core.errors import run
 from utils.core.files import RESULTS, place_name, protect, result_name, write_json, write_text
 from utils.core.machine import keep_memory
 from utils.core.text import csv_text, plural, printable, shortened
-from utils.data.flags import add_reading, reading_of
+from utils.data.flags import add_reading, no_data, reading_of
 from utils.data.places import files_of
 
 DEFAULT = "FashionMNIST"  # what a checkpoint without a model card is evaluated on
@@ -28,7 +28,7 @@ def parser():
     cli.add_card_facts(model)
     model.add_argument("-q", "--quantized", action="store_true", help="refuse weights that are not quantized (quantize.py)")
     cli.add_tta(model)
-    data = cli.add_data(p, default=None)
+    data = cli.add_data(p, no_data, default=None)
     add_reading(data)
     data.add_argument("--split", choices=("train", "val", "test"),
                       help="default: test where there is one, else val; of another folder without them, all")  # fmt: skip

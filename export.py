@@ -18,6 +18,7 @@ from utils.core.cli import Parser, add_card_facts, add_model, at_least
 from utils.core.errors import run
 from utils.core.files import protect
 from utils.core.text import table
+from utils.data.flags import no_data
 from utils.export.quantize import QUANTIZERS, hold_quantized
 from utils.inference.formats import FORMATS, converted_folder, must_be_checkpoint, written
 
@@ -35,7 +36,7 @@ def parser():
     file.add_argument("--opset", type=int, check=at_least(1), metavar="N", help="ONNX: version of the operators; default: 18")
     check = parser.add_argument_group("comparison")
     check.add_argument("--images", type=int, default=64, check=at_least(7), metavar="N", help="how many images to compare on")
-    check.add_argument("-d", "--dataset", help="whose validation split; default: the one in the card, else digits")
+    check.add_argument("-d", "--dataset", check=no_data, help="whose val split; default: the one in the card, else digits")
     check.add_argument("--data_dir", help="where registered data sets lie; default: as in the card, else data/")
     return parser
 

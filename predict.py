@@ -16,6 +16,7 @@ from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_device
 from utils.core.errors import UserError, run
 from utils.core.files import protect
+from utils.core.inputs import no_file
 from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import FORMATS, format_of, written
 from utils.inference.mirrored import AUGMENTED
@@ -28,7 +29,9 @@ def parser():
     parser = Parser(__doc__)
     model = parser.add_argument_group("model")
     names = ("-w", "--weights", "-m", "--model")
-    model.add_argument(*names, dest="model", required=True, metavar="FILE", help="an exported file: .onnx, .pt or .pt2")
+    model.add_argument(
+        *names, dest="model", required=True, check=no_file, metavar="FILE", help="an exported file: .onnx, .pt, .pt2"
+    )
     model.add_argument("-e", "--engine", choices=written(), help="default: what the file says")
     add_card_facts(model)
     add_flags(parser)

@@ -19,6 +19,7 @@ from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_mod
 from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, place_name, protect, result_name, write_json
 from utils.core.machine import keep_memory
+from utils.data.flags import no_data
 from utils.export.quantize import QUANTIZERS
 from utils.inference.formats import converted_folder
 
@@ -35,7 +36,7 @@ def parser():
     scheme.add_argument("--max_drop", type=float, default=1.0, check=between(0, 100), help="points of Acc@1 for status 4")
     scheme.add_argument("--output", metavar="FILE",
                         help="default: converted_models/<model>_<scheme> beside the weights; figures beside FILE")  # fmt: skip
-    add_data(parser, default=None)
+    add_data(parser, no_data, default=None)
     add_device(parser)
     return parser
 

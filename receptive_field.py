@@ -20,7 +20,9 @@ from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, protect, write_json
+from utils.core.inputs import no_file
 from utils.core.text import file_part, printable
+from utils.data.flags import no_data
 from utils.receptive_field.report import METHODS, choose_layer, describe, in_pixels, measure, to_json
 from utils.receptive_field.spans import CAP
 
@@ -34,11 +36,11 @@ def parser():
     group.add_argument("--cap", type=int, default=CAP, check=cli.between(64, CAP), help="px where the gradient method gives up")
     group = p.add_argument_group("plot")
     group.add_argument("--layer", help="as the table names it: the last one that has a map")
-    group.add_argument("--image", metavar="FILE", help="the image under the box: the first one of the data set")
+    group.add_argument("--image", check=no_file, metavar="FILE", help="the image under the box: the first one of the data set")
     group.add_argument(
         "--images", type=int, default=64, check=cli.at_least(1), help="how many images the heat is averaged over"
     )
-    group.add_argument("-d", "--dataset", help="where they come from: what the model was trained on, or digits")
+    group.add_argument("-d", "--dataset", check=no_data, help="where they come from: what the model was trained on, or digits")
     group.add_argument("--data_dir", help="where it lies: as in training")
     return p
 

@@ -16,7 +16,9 @@ import sys
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import protect, write_text
+from utils.core.inputs import nothing_there
 from utils.core.machine import keep_memory
+from utils.data.flags import no_data
 
 MOST_FILES = 20_000  # of a data set that are looked through; check_dataset.py takes any number
 
@@ -25,8 +27,10 @@ def parser():
     p = cli.Parser(__doc__)
     model = p.add_argument_group("model")
     about = "the folder of a run, weights/<dataset>/<model>, or a model file; give it twice to compare two"
-    model.add_argument("-w", "--weights", required=True, action="append", metavar="FOLDER|FILE", help=about)
-    data = cli.add_data(p, default=None)
+    model.add_argument(
+        "-w", "--weights", required=True, action="append", check=nothing_there, metavar="FOLDER|FILE", help=about
+    )
+    data = cli.add_data(p, no_data, default=None)
     data.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one, else val")
     data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")
     cli.add_device(p)

@@ -15,7 +15,8 @@ from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import architecture
 from utils.core.errors import UserError, run
-from utils.data.flags import add_reading, reading_of
+from utils.core.inputs import no_file, no_file_or
+from utils.data.flags import add_reading, no_data, reading_of
 from utils.data.registry import CACHES, list_augmentations
 from utils.training.options import TrainOptions
 from utils.training.registry import list_optimizers
@@ -26,7 +27,7 @@ def parser():
     p = cli.Parser(__doc__)
     d = TrainOptions()  # the defaults
     cli.add_device(p)
-    data = cli.add_data(p)
+    data = cli.add_data(p, no_data)
     add_reading(data)
     data.add_argument("--stream_images", type=int, check=cli.at_least(1), metavar="N", help="stream shards, N images an epoch")
     data.add_argument("--data_card", action="store_true", help="print what is understood of the data, and stop")
@@ -50,7 +51,7 @@ def parser():
     model.add_argument("-m", "--model", type=architecture, default=d.model, check=unknown_model, help=about)
     model.add_argument("--list_models", metavar="PATTERN", help="print the models whose name matches, such as 'conv*', and end")
     model.add_argument("-p", "--pretrained", action="store_true", help="start from the ImageNet weights of its library")
-    model.add_argument("-w", "--weights", metavar="FILE",
+    model.add_argument("-w", "--weights", check=no_file, metavar="FILE",
                        help="start from a checkpoint, ours or others': its trunk, and the classes it knows")  # fmt: skip
     model.add_argument("--freeze", action="store_true", help="train the head only; the other weights stay as they are")
     model.add_argument("--norm_type", default=d.norm_type, choices=("BN", "GN", "LN", "IN", "SyncBN"), help="normalisation")
@@ -69,7 +70,9 @@ def parser():
     optim.add_argument("--accumulation", type=int, default=d.accumulation, check=cli.at_least(1), help="batches for one step")
     optim.add_argument("--label_smoothing", type=float, default=d.label_smoothing, check=cli.between(0, 1, closed=False),
                        help="share of the target that all classes divide")  # fmt: skip
-    optim.add_argument("--teacher", metavar="FILE", help="also learn the answers of this checkpoint (distillation)")
+    optim.add_argument(
+        "--teacher", check=no_file, metavar="FILE", help="also learn what this checkpoint answers (distillation)"
+    )
     optim.add_argument("--teacher_share", type=float, default=d.teacher_share, check=cli.between(0, 1), help="of the loss")
     optim.add_argument("--temperature", type=float, default=d.temperature, check=cli.above(0), help="softens both answers")
     optim.add_argument("--clip_grad", type=float, default=d.clip_grad, check=cli.at_least(0), help="greatest norm; 0 is off")
@@ -93,7 +96,7 @@ def parser():
     out.add_argument("--save_every", type=float, default=d.save_every, metavar="MINUTES", check=cli.at_least(0),
                      help="save last.pth also inside an epoch, so often; 0 saves after each epoch only")  # fmt: skip
     out.add_argument("--name", metavar="RUN", check=cli.file_name, help="keeps runs apart: the folder is <model>_RUN then")
-    out.add_argument("-r", "--resume", nargs="?", const="auto", metavar="FILE",
+    out.add_argument("-r", "--resume", nargs="?", const="auto", check=no_file_or("auto"), metavar="FILE",
                      help="go on from a last.pth; auto, or no name, takes that of the same run")  # fmt: skip
     out.add_argument("--no_test", action="store_true", help="leave the test images unread; for trials, judged on held-out ones")
     out.add_argument("--tensorboard", action="store_true", help="write logs/<time>/ into the folder of the run")

@@ -13,6 +13,7 @@ from models.without_card import card_of_hub, card_of_weights, mismatch, not_thos
 from utils.core.card import ModelCard, same_network
 from utils.core.errors import UserError
 from utils.core.files import write_bytes
+from utils.core.inputs import absent
 from utils.core.integrity import sealed, verify
 
 LARGE_IMAGE, MANY_CLASSES = 512, 10_000  # px and outputs; up to these, no network of ours takes more memory than others do
@@ -37,7 +38,7 @@ def read_checkpoint(path):
         verify(path)
         contents = read_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        raise UserError(f"{path} {absent(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; name the .pth file in it") from None
     except pickle.UnpicklingError as error:

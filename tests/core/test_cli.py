@@ -48,7 +48,7 @@ def test_all_faults_are_reported_together():
 def test_a_mistyped_flag_is_understood_by_meaning_or_by_spelling(given, meant):
     p = cli.Parser("What it does.")
     cli.add_model(p, ["custom"], cli.known("model", ["custom"]), required_weights=True)
-    cli.add_data(p)
+    cli.add_data(p, lambda name: None)
     for flag in ("--max_epoch", "--base_lr", "--image_size", "--early_stop", "--output"):
         p.add_argument(flag)
     with pytest.raises(UserError, match=f"^unknown flag {given}, did you mean {meant}\\?$"):
@@ -66,7 +66,8 @@ def test_only_flags_that_the_script_has_are_suggested():
 
 def test_what_looks_like_a_flag_and_is_a_value():
     p = parser()
-    cli.add_model(p, ["custom"], cli.known("model", ["custom"]))
+    p.add_argument("-m", "--model", choices=["custom"])
+    p.add_argument("-w", "--weights")
     args = p.parse(argv=["-mcustom", "--share=0.5", "-wnew model.pth"])
     assert (args.model, args.share, args.weights) == ("custom", 0.5, "new model.pth")
     with pytest.raises(UserError, match="--count -1 must be 1 or more"):
@@ -126,7 +127,7 @@ def test_flags_are_read_from_a_file_in_the_place_where_it_stands(tmp_path):
 
 def test_words_of_a_file_are_split_as_a_shell_splits_them(tmp_path):
     p = parser()
-    cli.add_model(p, ["custom"], cli.known("model", ["custom"]))
+    p.add_argument("-w", "--weights")
     for line, weights in (
         (r'-w "a # b.pth" # c', "a # b.pth"),
         ("-w a#b.pth", "a#b.pth"),
@@ -161,7 +162,7 @@ def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_required_flag_may_stand_in_a_file_or_beside_it(tmp_path):
     p = parser()
-    cli.add_model(p, ["custom"], cli.known("model", ["custom"]), required_weights=True)
+    p.add_argument("-w", "--weights", required=True)
     assert p.parse(argv=[file_of(tmp_path, "--count 4"), "-w", "a.pth"]).count == 4
     with pytest.raises(UserError, match="required: -w/--weights"):
         p.parse(argv=[file_of(tmp_path, "--count 4")])
@@ -169,7 +170,7 @@ def test_a_required_flag_may_stand_in_a_file_or_beside_it(tmp_path):
 
 def test_what_was_given_can_be_written_and_read_again(tmp_path):
     p = parser()
-    cli.add_model(p, ["custom"], cli.known("model", ["custom"]))
+    p.add_argument("-w", "--weights")
     p.add_argument("--names", nargs="+")
     p.add_argument("--offset", type=float)
     argv = ["--flag", "--share", "1e-6", "-w", "a '#1' b.pth", "--names", "x y", "#z", "--offset=-2", "--count", "7"]

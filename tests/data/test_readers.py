@@ -165,7 +165,7 @@ def test_what_is_wrong_with_a_table_is_named(fault, flat):
         ("", Reading(group_regex="(x"), "is no regular expression"),
         ("", Reading(group_regex="animal"), "90 of 90 train images have no match"),
         ("a.csv", Reading(group_column="label", group_regex="a"), "names the groups already"),
-        ("b.csv", None, "b.csv cannot be read .No such file"),
+        ("b.csv", None, "b.csv does not exist"),
     ],
 )
 def test_what_does_not_fit_the_data_is_named(name, reading, message, flat):

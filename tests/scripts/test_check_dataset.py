@@ -97,7 +97,7 @@ def test_outputs_never_replace_an_image(photos, main_of):
 
 
 def test_what_is_no_folder(main_of):
-    with pytest.raises(UserError, match="digits is not a folder"):
+    with pytest.raises(UserError, match="--dataset digits does not exist"):
         main_of("check_dataset", "-d", "digits")
 
 

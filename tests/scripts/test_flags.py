@@ -39,6 +39,8 @@ def parse_of(monkeypatch, tmp_path):
 
 def something(action):
     """A value that a flag takes."""
+    if "FILE" in str(action.metavar) or "FOLDER" in str(action.metavar):
+        return __file__ if "FILE" in action.metavar else str(ROOT)
     return next(map(str, action.choices)) if action.choices else "1" if action.type else "something"
 
 

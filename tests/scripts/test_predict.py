@@ -316,7 +316,7 @@ def test_a_thousand_pictures_five_of_them_broken(files, tmp_path):
 
 REFUSED = {
     "a model that is missing": (["-i", "{f}/pictures/0.png", "-m", "none.onnx"], "none.onnx does not exist"),
-    "a folder for a model": (["-i", "{f}/pictures/0.png", "-m", "{f}/empty"], "is not a file"),
+    "a folder for a model": (["-i", "{f}/pictures/0.png", "-m", "{f}/empty"], "is a folder; name the file in it"),
     "a checkpoint": (["-i", "{f}/pictures/0.png", "-m", "{f}/checkpoint.pth"], r"is a checkpoint: use predict_ckpoint\.py"),
     "a checkpoint called .pt": (
         ["-i", "{f}/pictures/0.png", "-m", "{f}/checkpoint.pt"],
@@ -335,7 +335,10 @@ REFUSED = {
     ),
     "too few classes": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "-c", "{f}/nine.txt"], "9 classes.*10"),
     "too few classes, no card": (["-i", "{f}/pictures/0.png", "-m", "{t}/bare.onnx", "-c", "{f}/nine.txt"], "9 classes.*10"),
-    "classes that are missing": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "-c", "no.txt"], "no.txt cannot be read"),
+    "classes that are missing": (
+        ["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "-c", "no.txt"],
+        "no.txt does not exist",
+    ),
     "another size than the card's": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--image_size", "64"], "contradicts"),
     "a picture that is missing": (["-i", "none.png", "-m", "{f}/m.onnx"], "none.png does not exist"),
     "a picture that is none": (["-i", "{f}/classes.txt", "-m", "{f}/m.onnx"], "classes.txt is not a readable image"),
@@ -343,14 +346,17 @@ REFUSED = {
     "an empty folder": (["-i", "{f}/empty", "-m", "{f}/m.onnx"], "the folder holds no images"),
     "a pattern without a match": (["-i", "{f}/*.webp", "-m", "{f}/m.onnx"], "no file matches"),
     "a picture that is too large": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--max_pixels", "63"], "0.png has 8×8"),
-    "everything to standard output": (["-i", "x", "-m", "m", "--json", "-", "--csv", "-"], "both want standard output"),
-    "a folder for the answers": (["-i", "x", "-m", "m", "--json", "{f}/empty"], "is a folder; name a file"),
-    "a file to save in": (["-i", "x", "-m", "m", "--save_dir", "{f}/m.pt"], "is a file; name a folder"),
+    "everything to standard output": (
+        ["-i", "x", "-m", "{f}/m.onnx", "--json", "-", "--csv", "-"],
+        "both want standard output",
+    ),
+    "a folder for the answers": (["-i", "x", "-m", "{f}/m.onnx", "--json", "{f}/empty"], "is a folder; name a file"),
+    "a file to save in": (["-i", "x", "-m", "{f}/m.onnx", "--save_dir", "{f}/m.pt"], "is a file; name a folder"),
     "answers where no file can be": (
         ["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--csv", "{f}/m.pt/a.csv"],
         "cannot be wr",
     ),
-    "a probability over 1": (["-i", "x", "-m", "m", "--threshold", "1.5"], "--threshold 1.5 must be from 0 to 1"),
+    "a probability over 1": (["-i", "x", "-m", "{f}/m.onnx", "--threshold", "1.5"], "--threshold 1.5 must be from 0 to 1"),
     "CUDA without a device": (
         ["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--device", "cuda"],
         "cuda: there is no CUDA driver",

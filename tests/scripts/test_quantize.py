@@ -206,7 +206,7 @@ def test_half_precision_is_half_the_bytes(main_of, tmp_path):
         (("--scheme", "int8", "--output", "x.pth"), "--output x.pth must end in .onnx"),
         (("--equalize",), "this evens out integer grids"),
         (("--max_drop", "-1"), "--max_drop -1.0 must be from 0 to 100"),
-        (("--dataset", "nowhere"), "unknown data set 'nowhere'"),
+        (("--dataset", "nowhere"), "--dataset nowhere does not exist; give FashionMNIST, digits, a folder"),
     ],
 )
 def test_what_a_user_can_get_wrong(flags, words, main_of, tmp_path):
@@ -232,7 +232,8 @@ def test_quantizing_twice_is_refused(main_of, tmp_path):
 
 def test_as_a_script_it_ends_in_one_sentence(script):
     done = script("quantize.py", "-w", "nowhere.pth")
-    assert done.returncode == 2 and done.stderr.strip() == "error: nowhere.pth does not exist" and not done.stdout
+    sentence = "error: --weights nowhere.pth does not exist; train.py makes such files\n"
+    assert (done.returncode, done.stderr, done.stdout) == (2, sentence, "")
 
 
 @pytest.mark.slow

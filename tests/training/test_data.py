@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from utils.core import errors
 from utils.core.card import ModelCard
+from utils.core.errors import UserError
+from utils.data.datasets import open_dataset
 from utils.data.splits import Dataset, Split
 from utils.training.batches import BatchPlan
 from utils.training.data import TrainingData
@@ -36,3 +39,23 @@ def test_every_batch_epoch_seed_and_process_augments_in_its_own_way(batches_of):
     seen = [batch for facts in ({}, {"epoch": 1}, {"seed": 1}, {"rank": 1}) for batch in batches_of(**facts)]
     assert len(seen) == 8 and not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
     assert all(torch.equal(a, b) for a, b in zip(batches_of(), seen[:2], strict=True))  # and the next run does it again
+
+
+def test_a_download_that_fails_is_a_short_sentence_with_the_flag_and_a_command(monkeypatch, tmp_path, trainer_of):
+    def fail(*_, **__):
+        raise RuntimeError("Error downloading a.gz: Tried http://x/, got: <urlopen error [Errno -2] Name or service not known>")
+
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST", fail)
+    monkeypatch.setattr(errors, "flags", {"data_dir": "--data_dir", "dataset": "--dataset"})
+    monkeypatch.setattr(errors, "script", "train.py")
+    with pytest.raises(UserError) as fault:
+        trainer_of(dataset="FashionMNIST", data_dir=str(tmp_path))
+    place = tmp_path / "FashionMNIST" / "raw"
+    sentence = errors.explain(fault.value)
+    assert sentence.startswith(
+        f"--data_dir: FashionMNIST is not in {place} and could not be downloaded (Name or service not known)"
+    )
+    assert sentence.endswith("; or begin with: python train.py --dataset digits") and len(sentence) - len(str(place)) < 280
+    with pytest.raises(UserError) as fault:
+        open_dataset("FashionMNIST", tmp_path)
+    assert "digits" not in errors.explain(fault.value)  # which a trained network does not know

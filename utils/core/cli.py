@@ -12,6 +12,7 @@ from utils.core.card import architecture
 from utils.core.errors import UserError
 from utils.core.files import protect
 from utils.core.flag_files import RECORD, flag_line, flag_lines
+from utils.core.inputs import no_file
 from utils.core.registry import instead
 from utils.core.text import file_part
 
@@ -124,7 +125,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, *cross_checks, argv=None):
         """The parsed arguments. Raises UserError with all faults; the cross-flag checks run once the ranges are right."""
         argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
-        errors.flags = {action.dest: self._flag(action) for action in self._actions}
+        errors.script, errors.flags = self.prog, {action.dest: self._flag(action) for action in self._actions}
         argv = self._with_files(argv)
         args, faults = self._parse_words(argv)
         args.given = self._given(argv)
@@ -265,13 +266,14 @@ def add_model(parser, models, check, *, required_weights=False):
     group = parser.add_argument_group("model")
     about = f"{models_in_words(models)}; a file with a model card needs none"
     group.add_argument("-m", "--model", type=architecture, check=check, help=about)
-    group.add_argument("-w", "--weights", required=required_weights, metavar="FILE", help="a checkpoint (.pth)")
+    group.add_argument("-w", "--weights", required=required_weights, check=no_file, metavar="FILE", help="a checkpoint (.pth)")
     return group
 
 
 def add_card_facts(group):
     """-c/--classes, --image_size: what a file without a model card cannot say itself."""
-    group.add_argument("-c", "--classes", metavar="FILE", help="class names, one a line, for a file without a model card")
+    about = "class names, one a line, for a file without a model card"
+    group.add_argument("-c", "--classes", check=no_file, metavar="FILE", help=about)
     group.add_argument("--image_size", type=int, check=side(), help="pixels, for a file without a model card")
 
 
@@ -281,14 +283,14 @@ def add_tta(group):
     group.add_argument("--tta", default="none", choices=("none", "flip"), help=about)
 
 
-def add_data(parser, *, default="FashionMNIST"):
+def add_data(parser, check, *, default="FashionMNIST"):
     """-d/--dataset, --data_dir, --batch_size, --num_workers: which images, and how many at a time.
 
-    With `default` None the model card says which data set, and where it lies.
+    `check` says what is wrong with the name of a data set. With `default` None the model card says which, and where it lies.
     """
     group = parser.add_argument_group("data")
     group.add_argument(
-        "-d", "--dataset", default=default, help="FashionMNIST, digits, a folder, table, list, shards or hf:NAME"
+        "-d", "--dataset", default=default, check=check, help="FashionMNIST, digits, a folder, table, list, shards or hf:NAME"
     )
     folder, hint = ("data/", "") if default else (None, "; default: as in the card, else data/")
     group.add_argument("--data_dir", default=folder, help=f"where registered data sets lie or are downloaded to{hint}")

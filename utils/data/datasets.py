@@ -8,15 +8,17 @@ import difflib
 import importlib.util
 import os
 import pathlib
+import re
 
 import numpy as np
 
 from utils.core.errors import UserError
+from utils.core.inputs import did_you_mean, nearest
 from utils.core.machine import network_timeout
 from utils.core.registry import Registry
 from utils.core.text import plural
 from utils.data.hugging_face import is_hugging_face
-from utils.data.readers import read_dataset, reader_of
+from utils.data.readers import HOW, read_dataset, reader_of
 from utils.data.reading import Reading
 from utils.data.splits import Dataset, Split, hold_out, stratified_split
 
@@ -34,10 +36,11 @@ def open_dataset(name, data_dir="data/", val_fraction=0.1, complete=True, readin
         for field in reading.given if reading else ():
             raise UserError(f"{name} has neither columns nor names of images; leave it out", option=field)
         dataset = DATASETS[name].load(pathlib.Path(data_dir))
-    elif reader_of(name) or os.path.exists(name) or os.sep in str(name) or str(name).startswith("."):
-        dataset = read_dataset(name, reading, complete)
     else:
-        DATASETS[name]  # raises with the known names
+        fault = no_data(name)
+        if fault:
+            raise UserError(f"{name} {fault}", option="dataset")
+        dataset = read_dataset(name, reading, complete)
     if dataset.train and not dataset.val and val_fraction > 0:
         kept, held = hold_out(dataset.train, val_fraction)
         if not len(held):
@@ -45,6 +48,21 @@ def open_dataset(name, data_dir="data/", val_fraction=0.1, complete=True, readin
             raise UserError(f"a share of {val_fraction} of {count} images holds out none; give more", option="val_fraction")
         dataset.train, dataset.val = dataset.train.subset(kept), dataset.train.subset(held, "val")
     return dataset
+
+
+def no_data(name):
+    """What is wrong with a name that is neither that of a data set nor of data that are there, in words that follow it.
+
+    None for all others, and for what has to be asked for elsewhere: `hf:NAME`, `pipe:COMMAND`.
+    """
+    name = str(name)
+    if name in DATASETS or is_hugging_face(name) or (reader_of(name) and reader_of(name).is_here(name)):
+        return None
+    how = f"give {', '.join(DATASETS)}, {HOW}"
+    if os.path.exists(name):
+        return f"is a file of no known kind; {how}"
+    near = nearest(name) or next(iter(difflib.get_close_matches(name, DATASETS, n=1)), None)
+    return f"does not exist{did_you_mean(near)}; {how}"
 
 
 def is_present(name, data_dir="data/"):
@@ -153,10 +171,12 @@ class FashionMNIST:
                 for name, part in zip(("train", "test"), parts, strict=True)
             )
         except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
+            place, reason = os.path.join(folder, "FashionMNIST", "raw"), " ".join(str(error).split())
+            reason = re.sub(r".*<urlopen error (?:\[Errno -?\d+\] )?(.+)>.*", r"\1", reason)[:80]
             raise UserError(
-                f"FashionMNIST is not readable in {os.path.join(folder, 'FashionMNIST', 'raw')} and could not be downloaded "
-                f"({' '.join(str(error).split())}): put {', '.join(f'{name}.gz' for name in cls.files[:-1])} and "
-                f"{cls.files[-1]}.gz there, or take the data set digits, which needs no network"
+                f"FashionMNIST is not in {place} and could not be downloaded ({reason}); name the folder that holds "
+                "FashionMNIST/raw/, or put its files there, see docs/data.md",
+                option="data_dir",
             ) from None
         return Dataset("FashionMNIST", list(parts[0].classes), train, test=test)
 

@@ -16,6 +16,13 @@ def add_reading(group):
                        help="the group in an image's name, as '(p[0-9]+)_': a group never stands in two splits")  # fmt: skip
 
 
+def no_data(name):
+    """Check of a flag: what is wrong with the name of a data set, or None."""
+    from utils.data.datasets import no_data  # not above: --help needs no numpy
+
+    return no_data(name)
+
+
 def reading_of(args):
     """The parsed flags as a Reading."""
     return Reading(**{name: getattr(args, name) for name in Reading.__dataclass_fields__})

@@ -17,7 +17,7 @@ from utils.data.shards import expand, is_shards, read_shards
 from utils.data.tables import read_list, read_table
 
 COLUMNS = ("image_column", "label_column", "split_column", "group_column")
-HOW = "give a folder that holds train/<class>/…, a table (.csv, .tsv, .parquet), a list (.txt), shards (.tar) or hf:NAME"
+HOW = "a folder that holds train/<class>/…, a table (.csv, .tsv, .parquet), a list (.txt), shards (.tar) or hf:NAME"
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,16 @@ def _ends_in(*suffixes):
     return lambda name: name.lower().endswith(suffixes)
 
 
+def _any_shard(name):
+    return name.startswith("pipe:") or any(map(os.path.exists, expand(name)))
+
+
 READERS = [
     Reader("a Hugging Face data set", is_hugging_face, read_hugging_face, (*COLUMNS[:2], COLUMNS[3]), is_local),
     Reader("an image folder", os.path.isdir, lambda name, reading, complete: image_folder(name, complete)),
     Reader("a table", _ends_in(".csv", ".tsv", ".parquet"), read_table, COLUMNS),
     Reader("a list", _ends_in(".txt", ".lst"), read_list),
-    Reader("a set of shards", is_shards, read_shards, ("label_column", "group_column"), lambda name: bool(expand(name))),
+    Reader("a set of shards", is_shards, read_shards, ("label_column", "group_column"), _any_shard),
 ]
 
 
@@ -56,8 +60,7 @@ def read_dataset(name, reading=None, complete=True):
     """
     name, reading, reader = str(name), reading or Reading(), reader_of(name)
     if reader is None:
-        there = "is a file of no known kind" if os.path.exists(name) else "does not exist"
-        raise UserError(f"{name} {there}; {HOW}", option="dataset")
+        raise UserError(f"{name} is of no known kind; give {HOW}", option="dataset")
     for field in COLUMNS:
         if getattr(reading, field) is not None and field not in reader.columns:
             raise UserError(f"{reader.what} has no such column: leave it out for {name}", option=field)

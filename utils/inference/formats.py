@@ -15,6 +15,7 @@ import zipfile
 from dataclasses import dataclass
 
 from utils.core.errors import UserError
+from utils.core.inputs import absent
 from utils.core.integrity import is_safetensors
 from utils.core.registry import Registry
 
@@ -130,7 +131,7 @@ def format_of(path, name=None, otherwise=None):
     """
     path = pathlib.Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist")
+        raise UserError(f"{path} {absent(path)}")
     if not path.is_file():
         raise UserError(f"{path} is not a file; name the model file itself")
     found = recognise(path)

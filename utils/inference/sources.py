@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from utils.core import walk
 from utils.core.errors import UserError
+from utils.core.inputs import absent
 from utils.core.text import printable
+
+MOST_NAMED = 3  # of the files that are missing
 
 
 @dataclass
@@ -42,7 +45,10 @@ def find_images(patterns):
             images = [ImageFile(path, os.path.basename(path)) for path in matches]
         for image in images:
             found.setdefault(os.path.abspath(image.path), image)
-    return list(found.values())
+    files = list(found.values())
+    if not any(os.path.lexists(image.path) for image in files):
+        raise UserError("; ".join(f"{image.path} {absent(image.path)}" for image in files[:MOST_NAMED]))
+    return files
 
 
 def _images_in(folder):

@@ -162,7 +162,11 @@ def open_data(options, start=None):
 def open_images(options):
     """The data set, indexed, or with a stream of training images."""
     if options.stream_images is None:
-        return open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
+        try:
+            return open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
+        except UserError as error:
+            error.instead = ("dataset", "digits") if error.option == "data_dir" else None  # needs no download
+            raise
     if options.skip_broken:
         raise UserError("the images of a stream are not decoded before their turn; leave it out", option="skip_broken")
     return open_stream(options.dataset, options.stream_images, options.reading, options.data_dir)

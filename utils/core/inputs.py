@@ -1,0 +1,71 @@
+"""What a command line names as an input: whether it is there, asked while the flags are parsed, before torch is imported."""
+
+import difflib
+import itertools
+import os
+import pathlib
+
+MADE_BY = {  # suffix of a model file -> what makes one
+    ".pth": "train.py makes such files",
+    ".onnx": "export.py makes such files from a checkpoint, and quantize.py those with int8",
+    **dict.fromkeys((".pt", ".pt2", ".safetensors"), "export.py makes such files from a checkpoint"),
+}
+MOST_NAMES = 2000  # of a folder that are compared with a name
+
+
+def no_file(path):
+    """Check of a flag: what is wrong with a path that should be that of a file, or None."""
+    return "is a folder; name the file in it" if os.path.isdir(path) else nothing_there(path)
+
+
+def no_file_or(word):
+    """The same check, which also passes a word that is no path."""
+    return lambda path: None if path == word else no_file(path)
+
+
+def no_folder(path):
+    """Check of a flag: what is wrong with a path that should be that of a folder, or None."""
+    return None if os.path.isdir(path) else nothing_there(path) or "is not a folder"
+
+
+def nothing_there(path):
+    """Check of a flag: that there is neither a file nor a folder of this name, or None."""
+    return None if os.path.exists(path) else absent(path)
+
+
+def absent(path):
+    """Words that follow a path at which there is nothing: what could be meant, and what makes such a file."""
+    maker = MADE_BY.get(os.path.splitext(path)[1].lower())
+    return f"does not exist{did_you_mean(nearest(path))}" + (f"; {maker}" if maker else "")
+
+
+def did_you_mean(near):
+    """` (did you mean photos?)`, or nothing for None."""
+    return f" (did you mean {near}?)" if near else ""
+
+
+def nearest(path):
+    """The path that there is and whose parts are spelled like those of `path`, or None.
+
+    In a folder that leads to a file called like the wanted one, the name of that folder may be quite another.
+    """
+    found, parts = pathlib.Path(), pathlib.Path(path).parts
+    for number, part in enumerate(parts):
+        if os.path.lexists(found / part):
+            found /= part
+            continue
+        names, rest = _names_in(found), parts[number + 1 :]
+        leading = [name for name in names if rest and os.path.exists(found.joinpath(name, *rest))]
+        near = difflib.get_close_matches(part, leading or names, n=1, cutoff=0 if leading else 0.6)
+        if not near:
+            return None
+        found /= near[0]
+    return found
+
+
+def _names_in(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in itertools.islice(entries, MOST_NAMES) if not entry.name.startswith(".")]
+    except OSError:
+        return []
