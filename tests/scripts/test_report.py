@@ -229,7 +229,7 @@ def test_a_changed_model_card_is_kept(digits, digits_page, call):
 MISTAKES = {
     "no such folder": (("-w", "gone"), "gone does not exist"),
     "an empty folder": (("-w", "."), "best_model.pth does not exist"),
-    "three": (("-w", "a", "-w", "b", "-w", "c"), "one model or two"),
+    "three": (("-w", ".", "-w", ".", "-w", "."), "one model or two"),
     "over its input": (("-w", "{digits}", "--output", "{digits}/best_model.pth"), "input of this run"),
 }
 

@@ -285,7 +285,7 @@ MISTAKES = {
     "name of a run": (("--name", "../x"), "--name ../x must be at most 80 letters"),
     "wrong model": (("-m", "resnet19"), "--model resnet19 is no known model. Did you mean 'resnet18'"),
     "missing folder": (("-d", "./nowhere"), "./nowhere does not exist"),
-    "unknown data set": (("-d", "digit"), "Did you mean 'digits'"),
+    "unknown data set": (("-d", "digit"), "--dataset digit does not exist (did you mean digits?)"),
     "negative batch": (("--batch_size", "-4"), "--batch_size -4 must be from 1"),
     "no whole number": (("--batch_size", "many"), "--batch_size"),
     "short resize": (("--resize_size", "15"), "--resize_size 15 is below --image_size 16"),

@@ -62,7 +62,7 @@ def no_data(name):
     if os.path.exists(name):
         return f"is a file of no known kind; {how}"
     near = nearest(name) or next(iter(difflib.get_close_matches(name, DATASETS, n=1)), None)
-    return f"does not exist{did_you_mean(near)}; {how}"
+    return f"does not exist{did_you_mean(near) or f'; {how}'}"
 
 
 def is_present(name, data_dir="data/"):
