@@ -20,7 +20,7 @@ from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, place_name, protect, result_name, write_json
+from utils.core.files import RESULTS, place_name, protect, replacing, result_name, write_json
 from utils.core.images import preprocess
 from utils.core.machine import keep_memory
 from utils.core.text import plural, si, table
@@ -74,7 +74,8 @@ def measure(usable, split, samples, loading, args):
     times, rows = speeds_of(files, images, BATCHES, most=60, seconds=2.0), []
     with tempfile.TemporaryDirectory() as folder:
         image = pathlib.Path(folder, "image.png")
-        samples[0].save(image)
+        with replacing(image) as temporary:
+            samples[0].save(temporary)
         for variant in usable:
             progress(f"measuring {variant.name}")
             file, fastest = files[variant.name], max(times[variant.name], key=lambda latency: latency.images_per_second)

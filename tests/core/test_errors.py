@@ -22,6 +22,7 @@ CAUSED = [
     (UserError("no such file"), 2),
     (PermissionError(errno.EACCES, "Permission denied", "results"), 2),
     (OSError(errno.ENOSPC, "No space left on device"), 2),
+    (OSError(errno.EFBIG, "File too large"), 2),
     (UserError("no such file: a\nb\x1b[2J"), 2),
     (MemoryError(), 2),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 2),

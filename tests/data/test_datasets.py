@@ -1,4 +1,5 @@
 import os
+import random
 import shutil
 
 import numpy as np
@@ -191,6 +192,29 @@ def test_batches_of_files_with_and_without_workers(photos, workers):
     batches = list(train_batches(store, torch.from_numpy(split.labels), indices, torch.device("cpu"), workers))
     assert [labels.tolist() for _, labels in batches] == [[0, 0], [2]]
     assert torch.equal(batches[0][0].data, store.gather(indices[0]).data)
+
+
+class Draws:
+    needs_workers, nbytes, images = True, None, torch.zeros(0)
+
+    def gather(self, indices):
+        return Pixels(torch.tensor([torch.rand(1).item(), np.random.rand(), random.random()], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_what_a_batch_draws_depends_on_its_key_alone(workers):
+    labels, indices = torch.zeros(4, dtype=torch.int64), [torch.tensor([0])] * 5
+
+    def drawn(keys, workers):
+        return [pixels.data for pixels, _ in train_batches(Draws(), labels, indices, torch.device("cpu"), workers, keys)]
+
+    torch.manual_seed(9)
+    one, two = drawn([[1, n] for n in range(5)], workers), drawn([[1, n] for n in range(2, 7)], 0)
+    here = torch.rand(1)
+    assert all(torch.equal(a, b) for a, b in zip(one[2:], two, strict=False))
+    assert len({value.item() for batch in (*one, *two) for value in batch}) == 7 * 3
+    torch.manual_seed(9)
+    assert torch.equal(here, torch.rand(1))
 
 
 class WhoGathers:

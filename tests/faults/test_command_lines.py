@@ -94,4 +94,4 @@ def test_inputs_that_are_not_there_are_named(name, given, main_of, tmp_path, mon
                 assert sentence, (flag, what, repr(error))
             else:
                 pytest.fail(f"{name} {flag} ({what}) ended with status {status}")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file.txt", "folder"]
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file.txt", "folder"], flag

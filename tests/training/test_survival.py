@@ -52,6 +52,18 @@ def test_a_run_that_is_killed_in_an_epoch_loses_no_more_than_what_save_every_say
     assert_same_end(whole, again)
 
 
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (0, 2)])
+def test_transforms_of_single_images_draw_the_same_in_any_loader_process(first, then, trainer_of):
+    options = {"max_epoch": 1, "augment": "torchvision", "plain_epochs": 0}
+    whole = trainer_of(**options, num_workers=then, path_to_save="whole")
+    whole.fit()
+    killed(trainer_of(**options, num_workers=first, save_every=AT_EVERY_STEP), step=9)
+    again = trainer_of(**options, num_workers=then, resume="auto")
+    assert again.state.step == 8
+    again.fit()
+    assert_same_end(whole, again)
+
+
 def test_the_time_to_save_begins_anew_with_each_save(trainer_of, monkeypatch):
     trainer, now, saves = trainer_of(max_epoch=1, save_every=0.5), [100.0], []
     monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -12,7 +12,7 @@ USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4  # exit statuses beyond 0 a
 # Of an OSError: the place is closed to the user, full, of another kind than its name says, or its name leads nowhere.
 PLACES = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG),
 )
 OF_BARS = ("\r", "\x1b[A")  # what a progress bar steers the terminal with
 NO_MEMORY = "there is not enough memory for this; give a smaller image size, batch size or model"

@@ -1,7 +1,11 @@
 """Batches of a split for training and for evaluation."""
 
+import contextlib
+import itertools
 import os
+import random
 
+import numpy as np
 import torch
 
 from utils.core.errors import UserError
@@ -16,22 +20,23 @@ def needs_workers(store, device):
     return store.needs_workers or tensor.device.type != device.type
 
 
-def train_batches(store, labels, indices, device, workers=0, seed=0):
-    """Yield (Pixels, labels) on `device` for each index tensor of `indices`; `seed` is for what workers draw.
+def train_batches(store, labels, indices, device, workers=0, keys=()):
+    """Yield (Pixels, labels) on `device` for each index tensor of `indices`.
 
+    `keys` are lists of whole numbers, one a batch: what a store draws at random depends on that of the batch alone.
     Where `needs_workers` says so, workers do it ahead of time and, for a GPU, into pinned memory; the rest happens here.
     """
     helped = needs_workers(store, device)
     loader = torch.utils.data.DataLoader(
         _Gathered(store, labels),
         batch_size=None,
-        sampler=indices,
+        sampler=list(itertools.zip_longest(indices, keys)),
         collate_fn=as_it_is,
         num_workers=workers if helped else 0,
         prefetch_factor=4 if helped and workers else None,
         pin_memory=helped and device.type == "cuda",
         worker_init_fn=own_group,
-        generator=torch.Generator().manual_seed(seed),  # its own, so that the global one stays where the run has it
+        generator=torch.Generator(),  # its own, so that the global one stays where the run has it
     )
     for batch in loader:
         if isinstance(batch, UserError):
@@ -61,16 +66,40 @@ def own_group(worker):
         os.setpgid(0, 0)
 
 
+@contextlib.contextmanager
+def drawing_from(key):
+    """Within it the random generators of this process, without those of a GPU, go on from `key`; afterwards as before.
+
+    `key` is a list of whole numbers, or None, which changes nothing.
+    """
+    if key is None:
+        yield
+        return
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
 class _Gathered(torch.utils.data.Dataset):
-    """Batches by the tensor of their indices."""
+    """Batches by the tensor of their indices and the key of what is drawn for them."""
 
     def __init__(self, store, labels):
         self.store, self.labels = store, labels
 
-    def __getitem__(self, indices):
+    def __getitem__(self, indices_and_key):
         """(Pixels, labels), or the UserError of an image: the loader would wrap one that is raised in a log of its worker."""
+        indices, key = indices_and_key
         try:
-            return self.store.gather(indices), self.labels[indices]
+            with drawing_from(key):
+                return self.store.gather(indices), self.labels[indices]
         except UserError as error:
             return error
 

@@ -9,6 +9,7 @@ from PIL import Image
 from utils.core.pages import data_address
 from utils.data.augment import erase, mix
 from utils.data.cache import open_store
+from utils.data.loader import drawing_from
 from utils.data.registry import AUGMENTATIONS
 from utils.data.stores import TransformStore
 from utils.report.pictures import SIDE
@@ -40,8 +41,9 @@ def samples_of(split, card, flags):
     indices, labels = torch.arange(len(chosen)), torch.from_numpy(chosen.labels)
     source = TransformStore(chosen, augment.per_image) if augment.per_image else store
     columns = [plain(store.gather(indices), None)]
-    for _ in range(DRAWS):
-        images = augment(source.gather(indices), random)
+    for number in range(DRAWS):
+        with drawing_from([number]):
+            images = augment(source.gather(indices), random)
         if mixup or cutmix:
             images = mix(images, labels, card.num_classes, random, mixup, cutmix)[0]
         columns.append(erase(images, random, erasing) if erasing else images)

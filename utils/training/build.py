@@ -33,7 +33,7 @@ from utils.training.schedule import Schedule, fit_warmup
 from utils.training.signals import Interruptions
 from utils.training.start import find_start
 from utils.training.state import TrainState, seed_everything
-from utils.training.teacher import open_teacher
+from utils.training.teacher import check_teacher, open_teacher
 from utils.training.trainer import Trainer
 
 
@@ -108,6 +108,8 @@ def check_options(options, device):
         raise UserError("a deterministic run is fp32 and not compiled, as kernels are chosen by time", option="deterministic")
     if options.resume not in (None, "auto"):
         from_main(check_training_state, options.resume)
+    if options.teacher:
+        from_main(check_teacher, options.teacher)
 
 
 def run_folder(options, card, dataset, precision):

@@ -85,21 +85,21 @@ class TrainingData:
         done, left = (
             [batch for group in part for batch in group.batches] for part in (groups[: state.group], groups[state.group :])
         )
-        loader = self._streamed_batches(state, done, left) if self.streamed else self._gathered_batches(state, left)
-        for number in range(len(done), len(done) + len(left)):
+        keys = [[seed, epoch, number, rank] for number in range(len(done), len(done) + len(left))]
+        loader = self._streamed_batches(state, done, left) if self.streamed else self._gathered_batches(epoch, left, keys)
+        for key in keys:
             started = time.perf_counter()
             pixels, labels = next(loader)
             gathered = time.perf_counter()
-            batch = self._prepare(pixels, labels, epoch, [seed, epoch, number, rank])
+            batch = self._prepare(pixels, labels, epoch, key)
             clock.waiting += gathered - started
             if self.device.type == "cpu":
                 clock.augmenting += time.perf_counter() - gathered
             yield batch
 
-    def _gathered_batches(self, state, indices):
-        store = self.stores["train"] if state.epoch >= self.options.plain_from else self.train_store
-        of_workers = self.options.seed * 1_000_003 + state.step + (distributed.rank() << 53)
-        return iter(train_batches(store, self.labels, indices, self.device, self.workers, seed=of_workers))
+    def _gathered_batches(self, epoch, indices, keys):
+        store = self.stores["train"] if epoch >= self.options.plain_from else self.train_store
+        return iter(train_batches(store, self.labels, indices, self.device, self.workers, keys))
 
     def _streamed_batches(self, state, done, left):
         """From the position in the state; where it has none of this order, what is done of the epoch is read once more."""

@@ -53,13 +53,23 @@ class Teacher:
         return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
 
 
+def check_teacher(path):
+    """Raise UserError for a file that is no teacher, whatever the data are."""
+    _read(path)
+
+
+def _read(path):
+    network, card = load_model(path)
+    if card.scheme:
+        raise UserError(
+            f"{path} is quantized ({card.scheme}); give the float checkpoint that it was made from", option="teacher"
+        )
+    return network, card
+
+
 def open_teacher(path, card, share, temperature):
     """The Teacher in a checkpoint, on the CPU, for a student with this ModelCard. Raises UserError for other classes."""
-    network, own = load_model(path)
-    if own.scheme:
-        raise UserError(
-            f"{path} is quantized ({own.scheme}); give the float checkpoint that it was made from", option="teacher"
-        )
+    network, own = _read(path)
     if own.invented_classes or {*own.classes} != {*card.classes}:
         raise UserError(
             f"{path} must know the classes of the data, no more and no fewer: {_difference(own, card)}", option="teacher"
