@@ -64,6 +64,8 @@ def parser():
     optim.add_argument("--eval_epoch", type=int, default=d.eval_epoch, check=cli.at_least(1), help="epochs between evaluations")
     optim.add_argument("--optimizer", default=d.optimizer, choices=list_optimizers(), help="update rule")
     optim.add_argument("--base_lr", type=float, default=d.base_lr, check=cli.above(0), help="learning rate after the warm-up")
+    optim.add_argument("--layer_decay", type=float, default=d.layer_decay, check=cli.between(0.01, 1),
+                       help="learning rate of a layer as a share of the next one's, such as 0.75; 1 is off")  # fmt: skip
     optim.add_argument("--min_lr", type=float, default=d.min_lr, check=cli.at_least(0), help="learning rate of the last step")
     optim.add_argument("--weight_decay", type=float, default=d.weight_decay, check=cli.at_least(0), help="not of norms, biases")
     optim.add_argument("--momentum", type=float, default=d.momentum, check=cli.between(0, 1, closed=False), help="or Adam's β1")

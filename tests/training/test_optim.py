@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from models.build import build_model, freeze_trunk
+from models.depth import depths
 from utils.core.errors import UserError
-from utils.training.optim import build_optimizer
+from utils.training.optim import build_optimizer, shares_by_depth
 from utils.training.registry import OPTIMIZERS
 
 
@@ -53,6 +54,21 @@ def test_only_what_is_trainable():
     freeze_trunk(model, "custom")
     optimizer = build_optimizer("adamw", model, lr=0.1, weight_decay=0)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet18", 10), ("timm/test_vit", 8)])
+def test_the_rate_decays_with_the_distance_from_the_head(name, layers):
+    model = build_model(name, 10, 32)
+    found = depths(model, name)
+    optimizer = build_optimizer("adamw", model, 0.1, 0.05, shares=shares_by_depth(found, 0.5))
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    seen = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[id(parameter)]] = group["lr_share"]
+            assert group["weight_decay"] == (0.05 if parameter.ndim > 1 else 0)
+    assert seen == {key: 0.5 ** (layers - 1 - depth) for key, depth in found.items()}
+    assert optimizer.param_groups[0]["lr_share"] == 1 and min(seen.values()) == 0.5 ** (layers - 1)
 
 
 def test_unknown_name():

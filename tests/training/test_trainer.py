@@ -54,6 +54,27 @@ def test_a_streamed_run_goes_on_behind_the_last_image_and_decodes_none_twice(tra
     assert [epoch["train"] for epoch in history(whole)["epochs"]] == [epoch["train"] for epoch in history(part)["epochs"]]
 
 
+def test_the_learning_rate_of_a_run_decays_by_depth(trainer_of, capsys):
+    run = trainer_of(layer_decay=0.5, max_epoch=1, optimizer="sgd", base_lr=0.05)
+    assert "a layer takes 0.5 of the learning rate of the next: the first takes 0.12 of the whole" in capsys.readouterr().out
+    before = {key: value.clone() for key, value in run.state.model.state_dict().items()}
+    assert run.fit() == 0
+    moved = {key: (value - before[key]).abs().mean() for key, value in run.state.model.named_parameters()}
+    rates = {group["lr_share"]: group["lr"] for group in run.state.optimizer.param_groups}
+    assert rates == {share: pytest.approx(share * 1e-6) for share in (1, 0.5, 0.25, 0.125)}
+    assert history(run)["epochs"][0]["lr"] == pytest.approx(1e-6)
+    even = trainer_of(max_epoch=1, optimizer="sgd", base_lr=0.05, path_to_save="even")
+    assert same(even.state.model.state_dict(), before) and even.fit() == 0
+    of_even = {key: (value - before[key]).abs().mean() for key, value in even.state.model.named_parameters()}
+    assert (
+        moved["layer1.0.weight"] / of_even["layer1.0.weight"]
+        < 0.5
+        < moved["classifier.3.weight"] / of_even["classifier.3.weight"]
+    )
+    with pytest.raises(UserError, match=r"layer_decay was 0\.5 in that run and is 1\.0 now"):
+        trainer_of(max_epoch=1, optimizer="sgd", base_lr=0.05, resume=str(run.files.last))
+
+
 def test_another_number_of_processes_begins_the_interrupted_epoch_again(trainer_of, capsys):
     part = trainer_of()
     signal_at(part, signal.SIGTERM, step=14)  # of 11 in an epoch
@@ -194,7 +215,7 @@ def test_what_is_tested_at_the_end_is_the_best_model(trainer_of):
 OF_THE_UPDATE = {"base_lr": 0.1, "weight_decay": 0.5, "momentum": 0.5, "clip_grad": 1e-3, "label_smoothing": 0.3,
                  "class_weights": True, "balanced_sampler": True, "mixup": 0.5, "cutmix": 1.0, "random_erasing": 0.5,
                  "augment": "none", "accumulation": 2, "norm_type": "GN", "optimizer": "adam", "batch_size": 64, "seed": 1,
-                 "wp_epoch": 0, "val_fraction": 0.2}  # fmt: skip
+                 "wp_epoch": 0, "val_fraction": 0.2, "layer_decay": 0.5}  # fmt: skip
 
 
 def test_every_option_of_the_update_reaches_the_weights(trainer_of):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from models.build import build_model, check_model, freeze_trunk, head_of, preprocessing
+from models.depth import depths
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.machine import cores, keep_memory
@@ -27,7 +28,7 @@ from utils.training.ema import ModelEMA
 from utils.training.files import RunFiles, check_training_state
 from utils.training.fingerprint import data_facts, fingerprint
 from utils.training.loop import Step
-from utils.training.optim import build_optimizer
+from utils.training.optim import build_optimizer, shares_by_depth
 from utils.training.resuming import find_saved, resume
 from utils.training.schedule import Schedule, fit_warmup
 from utils.training.signals import Interruptions
@@ -72,7 +73,7 @@ def build_trainer(options, device, stop=None):
     head = head_of(network, options.model) if options.freeze else None
     data.workers = config.workers
     say(config.describe())
-    optimizer = build_optimizer(options.optimizer, model, options.base_lr, options.weight_decay, options.momentum)
+    optimizer = make_optimizer(options, model)
     ema = ModelEMA(model) if options.ema else None
     state = TrainState(model, optimizer, config.scaler(), ema, epoch=options.start_epoch)
     plan = make_plan(options, saved)
@@ -250,6 +251,16 @@ def synchronised(network, config, options):
         for parameter in network.parameters() if config.keeps_gradients else ():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     return network
+
+
+def make_optimizer(options, model):
+    """The optimizer of a run, whose learning rate decays from the head down to the stem where the options say so."""
+    shares = None
+    if options.layer_decay < 1:
+        shares = shares_by_depth(depths(model, options.model), options.layer_decay)
+        least = min(shares.values())
+        say(f"a layer takes {options.layer_decay:g} of the learning rate of the next: the first takes {least:.2g} of the whole")
+    return build_optimizer(options.optimizer, model, options.base_lr, options.weight_decay, options.momentum, shares)
 
 
 def make_plan(options, saved):

@@ -34,7 +34,7 @@ class Step:
 
     `network` computes what `state.model` does, over its parameters and buffers, faster: perhaps by other layers, perhaps
     compiled, perhaps in DistributedDataParallel.
-    `schedule(step)` is the learning rate of an optimizer step, counted from 0.
+    `schedule(step)` is the learning rate of an optimizer step, counted from 0, of which each group of weights takes its share.
     """
 
     network: nn.Module
@@ -51,7 +51,7 @@ class Step:
         `batches` yields (images, targets) for each of the group's batches.
         """
         for options in state.optimizer.param_groups:
-            options["lr"] = self.schedule(state.step)
+            options["lr"] = self.schedule(state.step) * options["lr_share"]
         loss, last = 0.0, len(group.batches) - 1
         for i in range(len(group.batches)):
             images, targets = next(batches)

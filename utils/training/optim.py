@@ -23,14 +23,30 @@ def sgd(groups, lr, momentum, **options):
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, **options)
 
 
-def build_optimizer(name, model, lr, weight_decay, momentum=0.9):
+def build_optimizer(name, model, lr, weight_decay, momentum=0.9, shares=None):
     """An optimizer of the trainable parameters of `model`; norms and biases (those of one axis) have no weight decay.
 
-    It uses torch's fused kernels, one pass over all weights. Raises UserError for an unknown name.
+    `shares` says by the names of the parameters what part of the learning rate each takes, `lr_share` of its group; the first
+    groups take most. It uses torch's fused kernels, one pass over the weights of a group. Raises UserError for an unknown name.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return OPTIMIZERS[name]([group for group in groups if group["params"]], lr, momentum, fused=True)
+    groups = {}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(((shares or {}).get(key, 1.0), parameter.ndim > 1), []).append(parameter)
+    return OPTIMIZERS[name](
+        [
+            {"params": groups[share, decays], "weight_decay": weight_decay if decays else 0.0, "lr_share": share}
+            for share, decays in sorted(groups, reverse=True)
+        ],
+        lr,
+        momentum,
+        fused=True,
+    )
+
+
+def shares_by_depth(depths, decay):
+    """The part of the learning rate that each weight takes, {name: part}: 1 at the greatest of `depths`, and before it, at
+    every depth, `decay` times what the next one takes (Clark et al. 2020, ELECTRA, fine-tuning).
+    """
+    last = max(depths.values())
+    return {key: decay ** (last - depth) for key, depth in depths.items()}

@@ -53,6 +53,7 @@ class TrainOptions:
     eval_epoch: int = 1
     optimizer: str = "adamw"
     base_lr: float = 4e-3
+    layer_decay: float = 1.0
     min_lr: float = 1e-6
     weight_decay: float = 0.05
     momentum: float = 0.9
