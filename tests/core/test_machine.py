@@ -1,8 +1,11 @@
 """What is said of the processor: its instruction sets, and whether its integer kernels saturate."""
 
 import platform
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from utils.core.machine import INSTRUCTION_SETS, cpu_features, saturates
 
@@ -33,3 +36,11 @@ def test_kernels_saturate_on_x86_without_vnni_alone():
         assert not saturates()
     elif features:
         assert saturates() == (not {"avx512_vnni", "avx_vnni"} & set(features))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system counts in another way")
+def test_the_peak_of_memory_is_that_of_this_process_alone():
+    held = bytes(200 << 20)
+    code = "from utils.core.machine import peak_memory; print(peak_memory())"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert 0 < int(out) < 100 << 20 < len(held)

@@ -3,14 +3,15 @@
 import errno
 import os
 import re
-import resource
 import shutil
+import subprocess
 import tempfile
 
 import pytest
-from conftest import make_photos
+from conftest import ROOT, make_photos
 from digits_checkpoint import trained
 from networks import DIGITS
+from warm_python import WarmPython
 
 from models.checkpoint import save_checkpoint
 from utils.core import errors, files
@@ -123,13 +124,31 @@ def test_a_full_disk_costs_nothing_that_was_there_in_slow_scripts(name, given, m
     check_one(name, given, main_of, tmp_path, disk, monkeypatch)
 
 
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (60, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+root, name, *flags = sys.argv[1:]
+sys.argv, sys.path[0] = [name, *flags], root
+runpy.run_path(f"{root}/{name}.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    with WarmPython(tmp_path_factory.mktemp("warm") / "bin") as python:
+        yield python
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("name", sorted(WRITERS))
-def test_a_file_that_the_system_does_not_let_grow_is_named(name, given, script, tmp_path):
+def test_a_file_that_the_system_does_not_let_grow_is_named(name, given, warm, tmp_path):
     """The limit is the system's own (RLIMIT_FSIZE), in a process of its own, whatever library writes."""
-    flags = [flag.format(**given) for flag in WRITERS[name]]
-    limits = (60, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    ended = script(f"{flags[0]}.py", *flags[1:], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+    script, *flags = WRITERS[name]
+    command = [warm.folder / "python", "-c", LIMITED, ROOT, script, *(flag.format(**given) for flag in flags)]
+    environment = warm.environment({"TMPDIR": os.environ["TMPDIR"]})
+    ended = subprocess.run(
+        [*map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=environment, pass_fds=warm.fds, timeout=300
+    )
     assert ended.returncode == 2, ended.stderr[-2000:]
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("error: ") and NAMED.search(last) and "Traceback" not in ended.stderr

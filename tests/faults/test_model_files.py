@@ -152,15 +152,16 @@ def compressed(content, times):
 
 
 BOMB = """
-import resource, sys, time
+import sys, time
 from utils.core.errors import UserError
+from utils.core.machine import peak_memory
 from utils.inference.predictors import open_predictor
-before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before, started = peak_memory(), time.process_time()
 try:
     open_predictor(sys.argv[1], device="cpu", otherwise="checkpoint")
 except UserError as error:
     print(error)
-print(time.process_time() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(time.process_time() - started, (peak_memory() - before) / 2**20)
 """
 
 

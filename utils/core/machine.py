@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import socket
+import sys
 
 # The instruction sets that decide which integer and 16-bit kernels run, as Linux spells them for x86 and for Arm.
 INSTRUCTION_SETS = (
@@ -37,6 +38,20 @@ def keep_memory():
 def cores():
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def peak_memory():
+    """Most bytes of memory that this process has held.
+
+    Linux hands on what getrusage counts from the process that started this one, so it is asked for the peak of this alone.
+    """
+    try:
+        text = pathlib.Path("/proc/self/status").read_text()
+        return 1024 * int(text.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        import resource  # not above: no such module on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def cpu_name():

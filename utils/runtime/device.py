@@ -1,7 +1,6 @@
 """Devices: what each kind can do, which one computes, and how the cores of the machine are shared."""
 
 import os
-import resource
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from utils.core.errors import UserError
-from utils.core.machine import cores, cpu_features, cpu_name
+from utils.core.machine import cores, cpu_features, cpu_name, peak_memory
 from utils.runtime.distributed import local_rank, processes_here
 
 
@@ -49,7 +48,7 @@ DEVICES = {  # in the order in which `auto` prefers them
         name=lambda device: "CPU",
         precisions=_cpu_precisions,
         synchronise=lambda device: None,
-        peak_memory=lambda device: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        peak_memory=lambda device: peak_memory(),
         pins_memory=False,
     ),
 }
