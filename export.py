@@ -63,7 +63,7 @@ def default_output(args, card):
 
 def show_parity(parity):
     """The certificate as a table."""
-    limit = f", |Δlogit| up to {parity['tolerance']:.2g}" if parity["tolerance"] else ""
+    limit = f", |Δlogit| may be up to {parity['tolerance']:.2g}" if parity["tolerance"] else ""
     print(f"compared with the checkpoint on {parity['source']}; its logits span {parity['logit_range']:.3g}{limit}")
     header = ["batch", "max |Δlogit|", "mean |Δprob|", "max |Δprob|", "argmax flips", "of them ties"]
     numbers = ("max_dlogit", "mean_dprob", "max_dprob")

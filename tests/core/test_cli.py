@@ -108,6 +108,22 @@ def test_what_argparse_refuses_is_a_sentence_too(argv):
         parser().parse(argv=argv)
 
 
+def test_what_is_missing_is_said_beside_the_other_faults():
+    p = parser()
+    p.add_argument("-w", "--weights", required=True, help="a checkpoint (.pth)")
+    with pytest.raises(UserError, match=r"^a.pth belongs to no flag; --count 0 .*; -w/--weights is missing: a checkpoint .*$"):
+        p.parse(argv=["a.pth", "--count", "0"])
+    with pytest.raises(UserError, match=r"^unknown flag --wieghts, did you mean --weights.$"):
+        p.parse(argv=["--wieghts", "a.pth"])
+
+
+def test_the_nearest_choice_is_named():
+    p = parser()
+    p.add_argument("--engine", choices=("onnx", "pt2"))
+    with pytest.raises(UserError, match=r"--engine: invalid choice: 'onx'. Did you mean 'onnx'\? Known: onnx, pt2 "):
+        p.parse(argv=["--engine", "onx"])
+
+
 def test_help_shows_defaults_and_examples():
     text = parser().format_help()
     assert "What it does." in text and "python3 it.py --count 3" in text and "(default: 2)" in text
@@ -164,7 +180,7 @@ def test_a_required_flag_may_stand_in_a_file_or_beside_it(tmp_path):
     p = parser()
     p.add_argument("-w", "--weights", required=True)
     assert p.parse(argv=[file_of(tmp_path, "--count 4"), "-w", "a.pth"]).count == 4
-    with pytest.raises(UserError, match="required: -w/--weights"):
+    with pytest.raises(UserError, match="-w/--weights is missing"):
         p.parse(argv=[file_of(tmp_path, "--count 4")])
 
 

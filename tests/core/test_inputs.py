@@ -45,6 +45,7 @@ def test_what_makes_such_a_file_is_said(here):
 def test_the_kind_of_a_path_is_checked(here):
     file = "weights/digits/resnet18/last.pth"
     assert no_file(file) is None and no_folder("weights") is None and no_file_or("auto")("auto") is None
+    assert no_file("weights/photos/custom") == "is a folder; name the file in it, such as weights/photos/custom/best_model.pth"
     assert no_file("weights") == no_file_or("auto")("weights") == "is a folder; name the file in it"
     assert no_folder(file) == "is not a folder" and "does not exist" in no_folder("gone") and "exist" in no_file("gone")
 

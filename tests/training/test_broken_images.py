@@ -4,6 +4,7 @@ import pytest
 from conftest import make_photos
 from runs import assert_same_end
 
+from utils.core import errors
 from utils.core.errors import UserError, explain
 from utils.data.broken import broken_images
 from utils.data.datasets import open_dataset
@@ -60,11 +61,13 @@ def test_the_list_of_an_earlier_run_goes(photos, trainer_of):
     assert not trainer_of(**RUN, dataset=str(photos)).files.skipped.exists()
 
 
-def test_a_run_without_the_flag_names_the_file(photos, trainer_of):
+def test_a_run_without_the_flag_names_the_file_and_the_flag(photos, trainer_of, monkeypatch):
     (broken,) = break_images(photos, count=1)
     with pytest.raises(UserError, match="is not a readable image") as error:
         trainer_of(**RUN, dataset=str(photos), cache="ram")
     assert str(error.value).startswith(f"{broken} ")
+    monkeypatch.setattr(errors, "flags", {"skip_broken": "--skip_broken"})
+    assert errors.explain(error.value) == f"{error.value}; to train without such images, add --skip_broken"
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])

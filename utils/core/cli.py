@@ -125,12 +125,12 @@ class Parser(argparse.ArgumentParser):
     def parse(self, *cross_checks, argv=None):
         """The parsed arguments. Raises UserError with all faults; the cross-flag checks run once the ranges are right."""
         argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
-        errors.script, errors.flags = self.prog, {action.dest: self._flag(action) for action in self._actions}
+        errors.flags = {action.dest: self._flag(action) for action in self._actions}
         argv = self._with_files(argv)
         args, faults = self._parse_words(argv)
-        args.given = self._given(argv)
-        for check in cross_checks if not faults else ():
-            faults += check(args)
+        if not faults:
+            args.given = self._given(argv)
+            faults = [fault for check in cross_checks for fault in check(args)]
         if faults:
             raise UserError("; ".join(faults))
         return args
@@ -164,21 +164,22 @@ class Parser(argparse.ArgumentParser):
 
     def _faults_alone(self, words):
         """The faults of some words of a command line, whatever else may be missing on it."""
-        required = [action for action in self._actions if action.required]
-        for action in required:
-            action.required = False
         try:
-            return self._parse_words(words)[1]
+            return self._parse_words(words, alone=True)[1]
         except UserError as error:
             return [str(error)]
+
+    def _parse_words(self, words, alone=False):
+        """`(arguments, faults)`; words `alone` may lack required flags. Raises UserError for what leaves no arguments."""
+        self.unknown = [self._hint(word.split("=")[0]) for word in words if self._is_unknown(word)]
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False  # what is missing is said beside the other faults
+        try:
+            args, rest = self.parse_known_args(words)
         finally:
             for action in required:
                 action.required = True
-
-    def _parse_words(self, words):
-        """`(arguments, faults)`. Raises UserError for what leaves no arguments to look at."""
-        self.unknown = [self._hint(word.split("=")[0]) for word in words if self._is_unknown(word)]
-        args, rest = self.parse_known_args(words)
         faults = list(self.unknown)
         if rest and not faults:
             faults.append(f"{' '.join(rest)} belongs to no flag")
@@ -188,10 +189,18 @@ class Parser(argparse.ArgumentParser):
                 fault = value is not None and self._fault(action, value)
                 if fault:
                     faults.append(" ".join(filter(None, (self._flag(action), str(value), fault))))
+        passed_over = alone or self.unknown  # one of the unknown flags may be meant as the one that is missing
+        missing = [action for action in required if not passed_over and getattr(args, action.dest) is None]
+        faults += [f"{'/'.join(action.option_strings) or action.dest} is missing: {action.help}" for action in missing]
         return args, faults
 
     def error(self, message):  # argparse calls this for a value of the wrong type, a missing flag, a wrong choice
         raise UserError("; ".join(self.unknown) or f"{message.removeprefix('argument ')} (see --help)")
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}. {instead(value, known)}".rstrip("."))
 
     def _get_values(self, action, arg_strings):
         if action.option_strings and arg_strings == ["--"]:  # --flag=--, which Python 3.11 fails on

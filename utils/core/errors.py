@@ -23,7 +23,6 @@ SIGNS = {  # what a RuntimeError of torch says -> what that means
     "DataLoader worker (pid": "a loader process has died, as the system ends one when memory is short; give fewer of them",
 }
 
-script = None  # the name of the running script; its parser sets it
 flags = {}  # parameter name -> the flag of the running script that sets it; its parser fills this in
 
 
@@ -32,14 +31,13 @@ class UserError(Exception):
 
     `option` is the name of the parameter whose value is at fault ("image_size"), where there is one. Where the running
     script has a flag for it, `run` puts the flag before the sentence; code that calls a package from elsewhere reads none.
-    `instead`, where it is set, is a parameter and a value that would do: `run` ends the sentence with that command.
+    `cure` is what else the user can do: words, the name of a parameter, and its value where it takes one. `run` ends the
+    sentence with them where the script has that flag.
     """
 
-    instead = None
-
-    def __init__(self, message, option=None):
+    def __init__(self, message, option=None, cure=None):
         super().__init__(message)
-        self.option = option
+        self.option, self.cure = option, cure
 
 
 def run(main):
@@ -82,9 +80,9 @@ def _status_of(main):
 def explain(error):
     """What to tell the user of an exception; None for a bug."""
     if isinstance(error, UserError):
-        name, value = error.instead or (None, None)
-        instead = f"; or begin with: python {script} {flags[name]} {value}" if name in flags else ""
-        return (f"{flags[error.option]}: {error}" if error.option in flags else str(error)) + instead
+        words, name, *value = error.cure or ("", None)
+        cure = f"; {' '.join([words, flags[name], *value])}" if name in flags else ""
+        return (f"{flags[error.option]}: {error}" if error.option in flags else str(error)) + cure
     if isinstance(error, ModuleNotFoundError) and not _is_ours(error.name):
         package = error.name.partition(".")[0]
         return f"the package {package} is missing: activate the environment (source .venv/bin/activate) or make it (make setup)"

@@ -15,7 +15,10 @@ MOST_NAMES = 2000  # of a folder that are compared with a name
 
 def no_file(path):
     """Check of a flag: what is wrong with a path that should be that of a file, or None."""
-    return "is a folder; name the file in it" if os.path.isdir(path) else nothing_there(path)
+    if not os.path.isdir(path):
+        return nothing_there(path)
+    models = sorted(name for name in _names_in(path) if os.path.splitext(name)[1].lower() in MADE_BY)
+    return f"is a folder; name the file in it{f', such as {os.path.join(path, models[0])}' if models else ''}"
 
 
 def no_file_or(word):

@@ -127,7 +127,8 @@ def _decode_all(split, side, sink, show, interpolation):
             sink(flat)
     if faults:
         rest = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise UserError("; ".join(faults[:5]) + rest)
+        cure = ("to train without such images, add", "skip_broken")
+        raise UserError("; ".join(faults[:5]) + rest, cure=cure)
     return np.array(sizes, dtype=np.int64), _summed(odd)
 
 

@@ -17,4 +17,8 @@ def scan_folder(root):
         )
     dataset = image_folder(root, complete=False)
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
+    try:
+        image_folder(root)
+    except UserError as error:
+        dataset.notices.append(f"train.py refuses this folder: {error}")
     return dataset.classes, splits, dataset.notices

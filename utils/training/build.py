@@ -168,7 +168,8 @@ def open_images(options):
         try:
             return open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
         except UserError as error:
-            error.instead = ("dataset", "digits") if error.option == "data_dir" else None  # needs no download
+            if error.option == "data_dir":
+                error.cure = ("or begin with data that need no download: python train.py", "dataset", "digits")
             raise
     if options.skip_broken:
         raise UserError("the images of a stream are not decoded before their turn; leave it out", option="skip_broken")

@@ -45,8 +45,8 @@ class RunFiles:
             on_main(lock.release, self.folder)
 
     def __iter__(self):
-        files = (self.best, self.last, self.history, self.curves, self.classes, self.arguments, self.skipped)
-        return (path for path in files if path != self.skipped or path.exists())
+        files = (self.best, self.last, self.previous, self.history, self.curves, self.classes, self.arguments, self.skipped)
+        return (path for path in files if path not in (self.previous, self.skipped) or path.exists())
 
     def save_last(self, state, card, run, plan):
         """The training state, from which a run resumes, with the Fingerprint of `run`; the one before is kept.
