@@ -1,13 +1,19 @@
 """Installed fonts by the characters that they have: no font has all of Latin, Chinese, Arabic and emoji."""
 
 import functools
+import unicodedata
+
+from utils.core.text import JOINERS, escaped
 
 FIRST = "DejaVu Sans"  # comes with matplotlib
 SPECIAL = ("Serif", "Mono", "Condensed", "Light", "Math")  # faces that other ones are taken before
 
 
 def families(text):
-    """Names of fonts that together have the characters of `text`, as far as an installed one has them; FIRST is the first."""
+    """`(names, text)`: fonts that together draw `text`, FIRST before others, and the text as they can draw it.
+
+    Of a character that no installed font has, a symbol becomes its name, as `[rocket]`, and a letter an escape.
+    """
     chosen, missing = [], set(text)
     for name in _installed():
         found = _characters(name, missing)
@@ -16,14 +22,27 @@ def families(text):
             missing -= found
         if not missing:
             break
-    return chosen
+    return chosen, _spelled(text, missing)
 
 
-def font_file(text):
-    """`(file, number of the face in it)` of the one font that has the most characters of `text`."""
+def one_font(text):
+    """`(file, number of the face in it, text)`: the font that has the most characters of `text`, and the text as that one
+    can draw it, see `families`."""
     name = max(_installed(), key=lambda family: len(_characters(family, set(text))))
     path = _installed()[name]
-    return str(getattr(path, "path", path)), getattr(path, "face_index", 0)
+    spelled = _spelled(text, set(text) - _characters(name, set(text)))
+    return str(getattr(path, "path", path)), getattr(path, "face_index", 0), spelled
+
+
+def _spelled(text, missing):
+    return "".join(_in_letters(c) if c in missing else c for c in text)
+
+
+def _in_letters(character):
+    name = unicodedata.name(character, "").lower()
+    if character in JOINERS or name.startswith("variation selector"):  # says how the characters beside it are drawn
+        return ""
+    return f"[{name}]" if name and unicodedata.category(character).startswith("S") else escaped(character)
 
 
 @functools.cache

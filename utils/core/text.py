@@ -16,14 +16,15 @@ def printable(text):
 
     Control characters, escape sequences, line breaks, bidirectional marks and bytes that are no text become escapes.
     """
-    return "".join(_escaped(c) if _steers(c) else c for c in str(text))
+    return "".join(escaped(c) if _steers(c) else c for c in str(text))
 
 
 def _steers(character):
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in JOINERS
 
 
-def _escaped(character):
+def escaped(character):
+    """A character in the letters of Python's escapes."""
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 

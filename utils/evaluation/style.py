@@ -1,7 +1,5 @@
 """How figures look: colours that are told apart with any eyes, fonts for any script, names that fit."""
 
-import warnings
-
 import matplotlib
 import matplotlib.pyplot as plt
 from cycler import cycler
@@ -17,21 +15,19 @@ PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
 NAME = 24  # characters of a name; a longer one loses its middle
 
 matplotlib.use("Agg")
-matplotlib.rcParams.update({"text.parse_math": False, "axes.prop_cycle": cycler(color=PALETTE), "font.family": families("")})
+matplotlib.rcParams.update({"text.parse_math": False, "axes.prop_cycle": cycler(color=PALETTE), "font.family": families("")[0]})
 
 
 def legible(text, most=NAME):
     """A stranger's text as a figure shows it: on one line, no longer than `most`, and a font for its characters is taken."""
-    text = shortened(printable(text), most)
-    known = matplotlib.rcParams["font.family"]
-    matplotlib.rcParams["font.family"] = [*known, *(name for name in families(text) if name not in known)]
-    return text
+    known, (chosen, text) = matplotlib.rcParams["font.family"], families(printable(text))
+    matplotlib.rcParams["font.family"] = [*known, *(name for name in chosen if name not in known)]
+    return shortened(text, most)
 
 
 def save(figure, path):
     """Write a figure, atomically, and close it."""
-    with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # no installed font has it: a box is drawn
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
     plt.close(figure)
 

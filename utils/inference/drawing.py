@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.core.fonts import font_file
+from utils.core.fonts import one_font
 from utils.core.images import LONGEST, middle
 from utils.core.text import printable, shortened
 
@@ -15,14 +15,14 @@ def draw(image, text):
 
     Of an extremely long image the middle is drawn, in which the network looked.
     """
-    image, text = middle(image, LONGEST), printable(text)
+    image, text, file = middle(image, LONGEST), *_drawable(printable(text))
     scale = max(1, -(-LEAST // image.width))
     image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     size = max(14, image.width // 24)  # px
-    room, font = image.width - size, _font(text, size)
+    room, font = image.width - size, _font(file, size)
     width = font.getbbox(text)[2]
     if width > room:
-        font = _font(text, max(8, size * room / width))
+        font = _font(file, max(8, size * room / width))
     while font.getbbox(text)[2] > room and len(text) > 8:
         text = shortened(text, len(text) * 7 // 8)
     strip = 2 * size
@@ -32,8 +32,13 @@ def draw(image, text):
     return canvas
 
 
-def _font(text, size):
+def _drawable(text):
+    """`(text, file)`: the text as a font can draw it, and that font as `_font` takes it; None is Pillow's own."""
     if text.isascii():
-        return ImageFont.load_default(size)
-    file, face = font_file(text)
-    return ImageFont.truetype(file, size, face)
+        return text, None
+    *file, text = one_font(text)
+    return text, file
+
+
+def _font(file, size):
+    return ImageFont.truetype(file[0], size, file[1]) if file else ImageFont.load_default(size)
