@@ -41,6 +41,15 @@ class Mutant(NamedTuple):
 
 MUTANTS = [Mutant(*row) for row in (
     # core
+    ("utils/core/inputs.py", "a file in a folder of another name not found",
+     "cutoff=0 if leading else 0.6", "cutoff=0.6",
+     "tests/core/test_inputs.py::test_the_nearest_path_is_found_part_by_part"),
+    ("utils/core/images.py", "an empty file taken for one of another kind",
+     "if not start:", "if size < 0:",
+     "tests/core/test_images.py::test_the_reason_is_in_plain_words"),
+    ("utils/core/text.py", "a table wider than the terminal",
+     "while width and texts", "while width and not texts",
+     "tests/core/test_text.py::test_a_table_that_is_too_wide_shortens_its_texts_and_never_a_number"),
     ("utils/core/images.py", "EXIF orientation ignored",
      "ImageOps.exif_transpose(image)",
      "image.copy()",

@@ -1,5 +1,6 @@
 """Every command of README.md and docs/ runs as it is written, and prints what the page shows."""
 
+import pathlib
 import re
 import shlex
 
@@ -7,6 +8,7 @@ import pytest
 from markdown_blocks import ROOT, Command, blocks, missing_line, other_fences, pages
 
 from docs import make_tables
+from utils.training.files import RunFiles
 
 NOT_RUN = 14  # blocks, each with a reason: it may become less
 SLOW = [page for page in pages() if any(block.note == "slow" for block in blocks(page))]
@@ -31,6 +33,12 @@ def test_the_readme_leads_to_a_verified_int8_file(after_readme):
     assert (after_readme / "weights/photos/custom/converted_models/custom_int8.onnx").stat().st_size > 100_000
     commands = [command.text for block in blocks(ROOT / "README.md") if not block.note for command in block.commands]
     assert len([text for text in commands if "photos" in text and "docs/" not in text]) == 6
+
+
+def test_the_table_of_a_runs_files_is_complete(tmp_path):
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    files = [path.name for path in vars(RunFiles(tmp_path)).values() if isinstance(path, pathlib.Path) and path.suffix]
+    assert len(files) > 6 and all(f"`{name}`" in page.partition("It writes to")[2].partition("## ")[0] for name in files)
 
 
 def test_few_blocks_are_not_run_and_each_says_why():

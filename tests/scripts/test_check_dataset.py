@@ -78,6 +78,15 @@ def test_what_is_printed_fits_into_80_columns_and_names_each_file_whole(tmp_path
     assert all(len(line) <= 80 for line in lines if "/" not in line), out
 
 
+def test_what_training_would_refuse_is_said_too(photos, main_of):
+    (photos / "train" / "Red").mkdir()
+    status, out = main_of("check_dataset", "-d", photos)
+    said = f"train.py refuses this folder: class folder {photos / 'train' / 'Red'} holds no images; class 'Red' is missing in"
+    assert said in " ".join(out.split())
+    (photos / "train" / "Red").rmdir()
+    assert main_of("check_dataset", "-d", photos)[0] == status and "refuses" not in main_of("check_dataset", "-d", photos)[1]
+
+
 def test_names_are_no_markup_and_no_formula(photos, main_of, tmp_path):
     name = "=cmd<script>alert(1)</script>.jpg".replace("/", "")
     (photos / "train" / "red" / name).write_text("text")
