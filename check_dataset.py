@@ -106,7 +106,7 @@ def show(report, findings, classes):
     lines += [f"{len(found):>6,}  {kind}" for kind, found in findings.items()] or ["nothing found"]
     every = [(f"{kind}: {finding.words}", finding.paths) for kind, found in findings.items() for finding in found]
     for what, same in itertools.groupby(every[:SHOWN], key=lambda item: item[0]):
-        lines += ["", wrapped(what), *(files_of(paths) for _, paths in same)]
+        lines += ["", wrapped(what), *(files_of(paths) for _, paths in same if paths)]
     if len(every) > SHOWN:
         lines += ["", f"and {len(every) - SHOWN:,} more (--json, --fix_list and --html have all)"]
     return "\n".join([*lines, *map(wrapped, report["notices"])])

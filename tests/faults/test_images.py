@@ -129,10 +129,10 @@ def test_whole_files_are_read_and_a_few_damaged_ones_do_no_harm(ask, tmp_path):
     whole = [tmp_path / name for name in sources()]
     for path, content in zip(whole, sources().values(), strict=True):
         path.write_bytes(content)
-    read, refused = ask("image", [*whole, *mutants(tmp_path / "mutants", 200, seed=1)])
+    read, refused = ask("image", [*whole, *mutants(tmp_path / "mutants", 100, seed=1)])
     assert len({path.suffix for path in whole}) >= 8 and {str(path) for path in whole} <= read.keys()
     assert read[str(tmp_path / "rgb.png")] == [30, 40]  # upright, as its EXIF says
-    assert len(read) - len(whole) > 20 and len(refused) > 40
+    assert len(read) - len(whole) > 10 and len(refused) > 20
 
 
 @pytest.mark.faults
@@ -202,7 +202,7 @@ def test_a_zoo_goes_through_the_doctor_and_training(zoo, main_of):
     for name in ("empty.png", "text.jpg", "program.png"):
         assert name in out
     for name, kind in (("pipe", "a pipe"), ("socket", "a socket"), ("nowhere", "a link to nothing")):
-        assert f"({kind}): " in out and f"{name}.png" in out
+        assert f"({kind}):\n" in out and f"{name}.png" in out
     with pytest.raises(UserError, match=r"(?s)empty\.png.*program\.png holds EPS.*text\.jpg"):
         main_of("train", "-d", zoo, "-m", "custom", "--image_size", 8, "--max_epoch", 1, "--num_workers", 0)
 

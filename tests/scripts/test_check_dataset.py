@@ -47,6 +47,13 @@ def test_findings_reach_every_output(photos, main_of, tmp_path):
     assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
 
 
+def test_a_finding_about_no_file(photos, main_of):
+    for path in sorted((photos / "train" / "red").iterdir())[2:]:
+        path.unlink()
+    status, out = main_of("check_dataset", "-d", photos)
+    assert status == 1 and "imbalance: 8 images of blue, 2 of red" in out
+
+
 def test_a_decoder_that_ends_its_process_is_a_finding(photos, main_of, tmp_path, crash):
     before = main_of("check_dataset", "-d", photos, "--json", "before.json")[0]
     crashing = [photos / "train" / name for name in ("blue/0.jpg", "green/5.jpg", "red/7.jpg")]
