@@ -175,7 +175,7 @@ class FashionMNIST:
             reason = re.sub(r".*<urlopen error (?:\[Errno -?\d+\] )?(.+)>.*", r"\1", reason)[:80]
             raise UserError(
                 f"FashionMNIST is not in {place} and could not be downloaded ({reason}); name the folder that holds "
-                "FashionMNIST/raw/, or put its files there, see docs/data.md",
+                "FashionMNIST/raw/ (docs/data.md says what is in it)",
                 option="data_dir",
             ) from None
         return Dataset("FashionMNIST", list(parts[0].classes), train, test=test)

@@ -169,7 +169,7 @@ def open_images(options):
             return open_dataset(options.dataset, options.data_dir, options.val_fraction, reading=options.reading)
         except UserError as error:
             if error.option == "data_dir":
-                error.cure = ("or begin with data that need no download: python train.py", "dataset", "digits")
+                error.cure = ("or, without a download: python train.py", "dataset", "digits")
             raise
     if options.skip_broken:
         raise UserError("the images of a stream are not decoded before their turn; leave it out", option="skip_broken")
