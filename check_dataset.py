@@ -106,16 +106,16 @@ def show(report, findings, classes):
     lines += [f"{len(found):>6,}  {kind}" for kind, found in findings.items()] or ["nothing found"]
     every = [(f"{kind}: {finding.words}", finding.paths) for kind, found in findings.items() for finding in found]
     for what, same in itertools.groupby(every[:SHOWN], key=lambda item: item[0]):
-        lines += ["", wrapped(what), *(files_of(paths) for _, paths in same if paths)]
+        lines += ["", wrapped(what), *(line for _, paths in same for line in files_of(paths))]
     if len(every) > SHOWN:
         lines += ["", f"and {len(every) - SHOWN:,} more (--json, --fix_list and --html have all)"]
     return "\n".join([*lines, *map(wrapped, report["notices"])])
 
 
 def files_of(paths, most=4):
-    """The files of a finding, a line each; after the first one, a copy of it begins with =."""
+    """The files of a finding, a line each; a copy of the first one begins with =. An imbalance is of no file."""
     more = [f"    and {plural(len(paths) - most, 'file')} more"] if len(paths) > most else []
-    return "\n".join([f"  {printable(paths[0])}", *(f"  = {printable(path)}" for path in paths[1:most]), *more])
+    return [*(f"  {'= ' * (number > 0)}{printable(path)}" for number, path in enumerate(paths[:most])), *more]
 
 
 def main():

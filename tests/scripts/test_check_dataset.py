@@ -85,6 +85,14 @@ def test_what_is_printed_fits_into_80_columns_and_names_each_file_whole(tmp_path
     assert all(len(line) <= 80 for line in lines if "/" not in line), out
 
 
+def test_a_finding_may_be_of_no_file_or_of_many(photos, main_of):
+    for number in range(20):
+        shutil.copy(photos / "train" / "red" / "1.jpg", photos / "train" / "red" / f"same_{number:02}.jpg")
+    status, out = main_of("check_dataset", "-d", photos)
+    assert status == 1 and "\nimbalance: 28 images of red, 8 of green\n" in f"{out}\n"
+    assert out.count(f"  = {photos}") == 3 and "\n    and 17 files more\n" in out
+
+
 def test_what_training_would_refuse_is_said_too(photos, main_of):
     (photos / "train" / "Red").mkdir()
     status, out = main_of("check_dataset", "-d", photos)
