@@ -1,10 +1,11 @@
+import json
 import sys
 from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
-from benchmarks import pairs, time_to_accuracy, train_throughput
+from benchmarks import dataset_check, pairs, time_to_accuracy, train_throughput
 from benchmarks.pairs import alternate, ratios
 from benchmarks.scaling import growths
 from benchmarks.train_throughput import work
@@ -77,3 +78,11 @@ def test_a_run_that_the_host_disturbs_is_made_again_and_the_least_disturbed_coun
     result = time_to_accuracy.least_disturbed(lambda: next(runs), tries=3)
     assert result["Acc@1"] == counted
     assert [run["stolen"] for run in result["tried"]] == stolen[:made]
+
+
+def test_a_generated_folder_is_checked_and_its_time_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dataset_check.py", "--images", "30"])
+    assert dataset_check.main() == 0
+    facts = json.loads((tmp_path / "results" / "benchmarks" / "dataset_check.json").read_text())
+    assert facts["images"] == 30 and facts["seconds"] > 0 and "30 images of 256×256 px checked in" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Links between README.md, docs/ and the files of the project lead somewhere."""
 
+import re
+
 import pytest
 from markdown_blocks import ROOT, anchors, links, pages
 
@@ -25,6 +27,16 @@ def test_a_dead_link_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# A `b` (c)\n[1](#a-b-c) [2](#nothere) [3](page.md) [4](nothere.md) ![5](no.png)\n```text\n[6](x)\n```\n")
     assert dead_links(page) == ["#nothere", "nothere.md", "no.png"]
+
+
+NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def test_the_tests_that_pages_name_are_there():
+    named = {match for page in pages() for match in NAMED.findall(page.read_text(encoding="utf-8"))}
+    assert len([name for _, name in named if name]) > 60
+    for file, name in sorted(named):
+        assert (f"def {name}(" if name else "def ") in (ROOT / file).read_text(encoding="utf-8"), (file, name)
 
 
 def test_the_readme_leads_to_every_page():
