@@ -3,8 +3,9 @@
   python benchmarks/stream_memory.py --images 1000000
 
 One shard of 10,000 small PNG images is written once and streamed over and over through pipes (`pipe:cat FILE`), so that a
-million of images needs 20 MB of disk. Memory is that of this process and its loader workers (Pss: shared pages count once),
-looked at as the images go by. Writes results/benchmarks/stream_memory.json.
+million of images needs 20 MB of disk. Memory is what this process and its loader workers hold of their own, pages that they
+share counted once, without the pages of program files, whose part falls and rises with other processes. It is looked at as
+the images go by. Writes results/benchmarks/stream_memory.json.
 """
 
 import io
@@ -23,6 +24,7 @@ from utils.core.errors import run
 from utils.core.text import table
 
 SHARD = 10_000  # images
+OWN = ("Pss_Anon:", "Pss_Shmem:")  # see proc(5), smaps_rollup
 GROWTH = 0.05  # of memory from a fifth of the run to its end that counts as flat
 
 
@@ -57,8 +59,8 @@ def memory():
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
             if me in (int(place.name), parent):
                 lines = (place / "smaps_rollup").read_text().splitlines()
-                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-        except (OSError, ValueError, StopIteration):  # it has ended since
+                total += sum(int(line.split()[1]) for line in lines if line.startswith(OWN)) * 1024
+        except (OSError, ValueError):  # it has ended since
             continue
     return total
 
