@@ -1,7 +1,6 @@
 """Argument groups that the scripts share, range checks beside the flags, and one report of all that is wrong."""
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -13,7 +12,7 @@ from utils.core.errors import UserError
 from utils.core.files import protect
 from utils.core.flag_files import RECORD, flag_line, flag_lines
 from utils.core.inputs import no_file
-from utils.core.registry import instead
+from utils.core.registry import instead, most_alike
 from utils.core.text import file_part
 
 MOST_PIXELS = 4096  # along a side; the memory of one step grows with its square
@@ -235,7 +234,7 @@ class Parser(argparse.ArgumentParser):
         meant = (wanted.split() for wanted, others in MEANT.items() if name in others.split())
         names = [name, *next(meant, [])]
         near = [f"--{name}" for name in names if f"--{name}" in self._option_string_actions]
-        near = near or difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        near = near or most_alike(flag, self._option_string_actions)
         return f"unknown flag {flag}" + (f", did you mean {near[0]}?" if near else " (see --help)")
 
     def _given(self, argv):

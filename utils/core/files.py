@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import pathlib
-import secrets
 import stat
 import threading
 
@@ -147,7 +146,7 @@ def _keep(target, place):
 def _create(target):
     """`(path, descriptor)` of a new file beside `target`; its lock is held until the descriptor is closed."""
     while True:
-        temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{target.suffix[:16]}")
+        temporary = target.with_name(f"{TEMPORARY}{os.urandom(6).hex()}{target.suffix[:16]}")
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)

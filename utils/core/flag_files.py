@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import shlex
 
 from utils.core.errors import UserError
 
@@ -33,6 +32,8 @@ def flag_lines(path):
 
 
 def _words(line):
+    import shlex  # not above: few command lines name a file of flags
+
     for mark in re.finditer(r"(?<!\S)#", line):
         with contextlib.suppress(ValueError):  # a quote is open there: this # is no comment
             return shlex.split(line[: mark.start()])
@@ -41,6 +42,8 @@ def _words(line):
 
 def flag_line(flag, value):
     """One line that gives `flag` (`--seed`) the `value` that its parser has for it; True is a flag without a value."""
+    import shlex
+
     words = [] if value is True else list(map(str, value)) if isinstance(value, (list, tuple)) else [str(value)]
     if len(words) == 1 and words[0][:1] in ("-", "@"):  # what would be taken for a flag
         return f"{flag}={shlex.quote(words[0])}"

@@ -1,9 +1,10 @@
 """What a command line names as an input: whether it is there, asked while the flags are parsed, before torch is imported."""
 
-import difflib
 import itertools
 import os
 import pathlib
+
+from utils.core.registry import most_alike
 
 MADE_BY = {  # suffix of a model file -> what makes one
     ".pth": "train.py makes such files",
@@ -59,7 +60,7 @@ def nearest(path):
             continue
         names, rest = _names_in(found), parts[number + 1 :]
         leading = [name for name in names if rest and os.path.exists(found.joinpath(name, *rest))]
-        near = difflib.get_close_matches(part, leading or names, n=1, cutoff=0 if leading else 0.6)
+        near = most_alike(part, leading or names, cutoff=0 if leading else 0.6)
         if not near:
             return None
         found /= near[0]

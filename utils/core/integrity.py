@@ -8,8 +8,6 @@ A zip archive from elsewhere is checked by the CRC-32 of its members, which torc
 
 import hashlib
 import os
-import zipfile
-import zlib
 
 from utils.core.errors import UserError
 
@@ -17,6 +15,7 @@ UNPACKED = 64 << 20  # bytes; what compressed members may unpack to together (to
 DIGITS = hashlib.sha256().digest_size * 2
 ARCHIVE_MARK = b"sha256:"
 END_OF_ARCHIVE, END_LENGTH = b"PK\x05\x06", 22  # signature and length of the last record of a zip without a comment
+LONGEST_COMMENT = 0xFFFF  # bytes
 ONNX_KEY = b"sha256"
 _ENTRY = b"\x0a" + bytes([len(ONNX_KEY)]) + ONNX_KEY + b"\x12" + bytes([DIGITS])  # the key (field 1), the head of the value (2)
 ONNX_MARK = b"\x72" + bytes([len(_ENTRY) + DIGITS]) + _ENTRY  # ModelProto.metadata_props is field 14
@@ -45,6 +44,13 @@ def is_safetensors(path):
     with open(path, "rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < os.path.getsize(path)
+
+
+def may_be_archive(path):
+    """Whether a file has near its end what a zip archive ends with; for one that has not, no archive need be looked for."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - LONGEST_COMMENT - END_LENGTH))
+        return END_OF_ARCHIVE in file.read()
 
 
 def verify(path):
@@ -107,6 +113,10 @@ def _digest(path, parts):
 
 def _archive(path):
     """The zip archive, or None for a file that is none. Raises UserError for one that is cut off or whose index is damaged."""
+    if not may_be_archive(path):
+        return None
+    import zipfile  # not above, as below: an ONNX file needs none, and with what it imports it takes milliseconds
+
     try:
         if not zipfile.is_zipfile(path):
             return None
@@ -122,6 +132,8 @@ def _refuse_bombs(path):
     archive = _archive(path)
     if archive is None:
         return
+    import zipfile
+
     with archive:
         members, size = archive.infolist(), os.path.getsize(path)
     stored = sum(member.file_size for member in members if member.compress_type == zipfile.ZIP_STORED)
@@ -134,6 +146,9 @@ def _verify_members(path):
     archive = _archive(path)
     if archive is None:
         return
+    import zipfile
+    import zlib
+
     with archive:
         if archive.comment.startswith(ARCHIVE_MARK):
             raise UserError(f"{path} is damaged (its end is missing); copy or make it again")

@@ -5,7 +5,6 @@ import ctypes
 import functools
 import os
 import pathlib
-import socket
 import sys
 
 # The instruction sets that decide which integer and 16-bit kernels run, as Linux spells them for x86 and for Arm.
@@ -114,6 +113,8 @@ def free_memory():
 @contextlib.contextmanager
 def network_timeout(seconds=10):
     """Let downloads inside fail after so long without an answer; without it a dead network hangs for minutes."""
+    import socket  # not above: few runs download anything
+
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

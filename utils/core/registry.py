@@ -1,7 +1,6 @@
 """A table from names to things; everything that can be chosen on a command line stands in one."""
 
 import ast
-import difflib
 import pathlib
 
 from utils.core.errors import UserError
@@ -40,8 +39,15 @@ def instead(name, known):
 def did_you_mean(name, known):
     """A question with the nearest of the `known` names, and a space; nothing where none is near."""
     longer = [other for other in known if name and other.startswith(str(name))]
-    near = longer or difflib.get_close_matches(str(name), known, n=1)
+    near = longer or most_alike(str(name), known)
     return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def most_alike(name, known, cutoff=0.6):
+    """The one of the `known` names that is most like `name`, as a list; an empty one where none is at least so like it."""
+    import difflib  # not above: only a mistake needs it
+
+    return difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
 
 
 def names_in(files, table):

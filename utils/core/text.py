@@ -1,9 +1,7 @@
 """Text for the terminal: counts with their noun, metric prefixes, tables, and strangers' text made harmless."""
 
-import csv
 import io
 import re
-import shutil
 import textwrap
 import unicodedata
 
@@ -71,6 +69,8 @@ def wrapped(text, width=None):
 
     By default the lines are as long as the terminal is wide, or 80 columns where there is none.
     """
+    import shutil  # not above: with what it imports it takes milliseconds
+
     options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
     return "\n".join(textwrap.wrap(printable(text), width or shutil.get_terminal_size((80, 24)).columns, **options))
 
@@ -109,6 +109,8 @@ def csv_text(header, rows):
 
 
 def _csv_row(row):
+    import csv  # not above: few runs write one
+
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow([_cell(value) for value in row])  # which also quotes a lone \r
     return text.getvalue().removesuffix("\r\n")

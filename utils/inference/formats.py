@@ -9,14 +9,13 @@ named as text, "module:class", and imported when a file is opened or written: to
 any other engine.
 """
 
+import importlib
 import pathlib
-import pkgutil
-import zipfile
 from dataclasses import dataclass
 
 from utils.core.errors import UserError
 from utils.core.inputs import absent
-from utils.core.integrity import is_safetensors
+from utils.core.integrity import is_safetensors, may_be_archive
 from utils.core.registry import Registry
 
 FORMATS = Registry("engine")
@@ -44,7 +43,10 @@ class Format:
 
 
 def _resolve(named):
-    return pkgutil.resolve_name(named) if isinstance(named, str) else named
+    if not isinstance(named, str):
+        return named
+    module, _, name = named.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 FORMATS.register("onnx")(
@@ -117,6 +119,13 @@ def recognise(path):
                 return "checkpoint"
         if is_safetensors(path):
             return "safetensors"
+        if not may_be_archive(path):
+            return None
+    except OSError:
+        return None
+    import zipfile  # not above: most files that are answered are none, and it takes a moment
+
+    try:
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):  # the last two for damaged names and versions

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import sys
 
 from utils.core.errors import SOME_UNREADABLE, UserError
@@ -64,6 +63,8 @@ def _show_many(answers, seconds, predictor, show_topk):
         rest = answer.top if answer.label == UNKNOWN else answer.top[1:]
         then = ", ".join(f"{name} {probability:.2f}" for name, probability in rest)
         rows.append([answer.path, answer.label, f"{answer.top[0][1]:.2f}"] + [then] * show_topk)
+    import shutil  # not above: one image needs no table
+
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # a file or a pipe takes whole paths
     print(table(header, rows, "<<><"[: len(header)], width))
     speed = f"{len(answered) / seconds:.0f} images/s, {predictor.engine} on {predictor.device}"
