@@ -32,7 +32,8 @@ from utils.runtime.device import describe_machine
 # fmt: off
 NETWORKS = {  # name: (family, image size in px)
     "resnet18_small": ("ResNet", 32), "wrn16_4": ("Wide ResNet", 32), "mobilenet_v3_small": ("MobileNet", 32),
-    "efficientnet_v2_s": ("EfficientNet", 32), "alexnet": ("AlexNet", 64), "vgg11_bn": ("VGG", 32),
+    "efficientnet_v2_s": ("EfficientNet", 32), "alexnet": ("AlexNet", 64), "vgg11": ("VGG", 32),
+    "vgg11_bn": ("VGG", 32),
     "squeezenet1_1": ("SqueezeNet", 64), "googlenet": ("Inception", 64), "inception_v3": ("Inception", 96),
     "densenet121": ("DenseNet", 32), "mnasnet0_5": ("MNASNet", 32), "shufflenet_v2_x0_5": ("ShuffleNet", 32),
     "regnet_y_400mf": ("RegNet", 32), "convnext_tiny": ("ConvNeXt", 32), "swin_t": ("Swin", 32), "swin_v2_t": ("Swin", 64),
