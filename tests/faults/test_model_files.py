@@ -169,7 +169,7 @@ print(time.process_time() - started, (peak_memory() - before) / 2**20)
 def test_zip_bombs_cost_nothing(kind, python, tmp_path):
     """Refused in a second of work and 100 MB, by the reader of every archive, and before torch is imported for it."""
     path = tmp_path / f"bomb{SUFFIX[kind]}"
-    path.write_bytes(compressed(whole()[kind], 300))
+    path.write_bytes(compressed(whole()[kind], 150))
     sentence, figures = python(BOMB, path).splitlines()
     seconds, megabytes = map(float, figures.split())
     assert "as no model does; it is not opened" in sentence and path.name in sentence
@@ -178,7 +178,7 @@ def test_zip_bombs_cost_nothing(kind, python, tmp_path):
 
 def test_an_archive_called_onnx_is_no_bomb_either(tmp_path):
     path = tmp_path / "bomb.onnx"
-    path.write_bytes(compressed(whole()["checkpoint"], 300))
+    path.write_bytes(compressed(whole()["checkpoint"], 150))
     with pytest.raises(UserError, match="it is not opened"):
         verify(path)
 
