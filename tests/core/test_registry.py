@@ -1,7 +1,7 @@
 import pytest
 
 from utils.core.errors import UserError
-from utils.core.registry import Registry, names_in
+from utils.core.registry import Registry, most_alike, names_in
 
 
 def test_keeps_the_order_and_refuses_a_second_of_the_same_name():
@@ -26,3 +26,8 @@ def test_names_are_read_from_a_file_that_is_not_imported(tmp_path):
         'raise SystemExit\n@FRUITS.register("b")\n@FRUITS.register("a")\ndef f(): ...\n@OTHER.register("c")\nclass C: ...\n'
     )
     assert names_in([file], "FRUITS") == ["a", "b"]
+
+
+def test_of_names_equally_alike_the_first_is_meant():
+    assert most_alike("00.jpg", [f"{number:04}.jpg" for number in range(60)]) == ["0000.jpg"]
+    assert most_alike("xyz", ["0000.jpg"]) == most_alike("xyz", []) == []

@@ -44,10 +44,14 @@ def did_you_mean(name, known):
 
 
 def most_alike(name, known, cutoff=0.6):
-    """The one of the `known` names that is most like `name`, as a list; an empty one where none is at least so like it."""
+    """The one of the `known` names that is most like `name`, as a list; an empty one where none is at least so like it.
+
+    Of several that are equally like it, the first by the alphabet.
+    """
     import difflib  # not above: only a mistake needs it
 
-    return difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(name, known, n=len(known) or 1, cutoff=cutoff)
+    return sorted(near, key=lambda other: (-difflib.SequenceMatcher(None, other, name).ratio(), other))[:1]
 
 
 def names_in(files, table):

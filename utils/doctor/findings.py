@@ -144,7 +144,7 @@ def duplicate(kind, facts, classes):
 @CHECKS.register("near-duplicate")
 def near_duplicate(kind, facts, classes):
     groups = groups_of(len(facts), near_pairs(facts, UNIFORM))
-    return list(_about_copies(kind, groups, facts, classes, "the same image, changed", "keep one"))
+    return list(_about_copies(kind, groups, facts, classes, "altered copies of one image", "keep one"))
 
 
 @CHECKS.register("class names alike")

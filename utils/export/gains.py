@@ -66,8 +66,9 @@ def judge(result, max_drop):
             return f"accuracy lost: {drop:.2f} points, {where}{limit}; {facts}", ACCURACY_LOST if drop > max_drop else 0
         facts += f", Acc@1 {-round(drop, 2) + 0.0:+.2f} points"
     if result["agreement"] < AGREEMENT:
+        though = ", though about as many are right" if "Acc@1" in before else ""
         alike = f"{100 * result['agreement']:.2f} % of {plural(result['images'], 'image')} alike"
-        return f"answers otherwise: {alike}, under {100 * AGREEMENT:g} %: compare Acc@1 and its interval; {facts}", 0
+        return f"answers otherwise: {alike}, under {100 * AGREEMENT:g} %{though}; {facts}", 0
     slower = [str(b["batch"]) for b, a in pairs if a["low_ms"] > b["high_ms"]]
     if smaller < 1.05:
         return f"hardly smaller: keep fp32; {facts}", 0
