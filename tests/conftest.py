@@ -1,6 +1,7 @@
 """What the tests share: small real data, a tiny trained checkpoint, the scripts as a user runs them, two networks alike."""
 
 import copy
+import faulthandler
 import multiprocessing
 import os
 import pathlib
@@ -111,6 +112,7 @@ def crash(monkeypatch):
     def accept(start):
         if start.startswith(b"CRASH"):
             if multiprocessing.parent_process():
+                faulthandler.disable()  # its report would fill the log
                 os.abort()
             decoded_here.append(start)
 
