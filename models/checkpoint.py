@@ -55,7 +55,7 @@ def read_checkpoint(path):
         raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
     is_ours = isinstance(contents, dict) and ("card" in contents or "choices" in contents)
     weights = contents.get("model") if is_ours else find_weights(contents)
-    if not weights or not are_weights(weights):
+    if not are_weights(weights) or not weights:  # in this order: a tensor is neither true nor false
         known = ", ".join(HOLDERS)
         raise UserError(f"{path} holds no weights: known are a state_dict alone, or under one of {known}")
     return contents if is_ours else {"model": weights}
