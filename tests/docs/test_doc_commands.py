@@ -8,6 +8,7 @@ import pytest
 from markdown_blocks import ROOT, Command, blocks, missing_line, other_fences, pages
 
 from docs import make_tables
+from utils.core.flag_files import flag_lines
 from utils.training.files import RunFiles
 
 NOT_RUN = 14  # blocks, each with a reason: it may become less
@@ -56,7 +57,9 @@ def test_commands_that_are_not_run_have_flags_that_exist(monkeypatch):
             if found:
                 script, flags = found.groups()
                 parser = known.setdefault(script, make_tables.parser_of(script))
-                parser.parse(argv=shlex.split(flags.partition(" && ")[0]))  # raises for a flag or a value that is unknown
+                words = shlex.split(flags.partition(" && ")[0])
+                recipes = [word for path in words if path.startswith("@") for _, line in flag_lines(path[1:]) for word in line]
+                parser.parse_args([*recipes, *(word for word in words if word[0] != "@")])  # raises for what is unknown
 
 
 def test_no_command_hides_in_a_block_that_is_not_read():

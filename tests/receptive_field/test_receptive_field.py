@@ -533,7 +533,7 @@ def test_script_with_a_checkpoint_says_which_images_it_took(main_of, tmp_path):
     for flags, sentence in {
         ("-w", "model.pth", "--layer", "layer2.9"): "layer2.9 is no layer of this network. Did you mean layer2",
         ("-w", "model.pth", "--num_classes", "4"): "4 classes contradict",
-        ("-w", "model.pth", "-d", "gone"): "unknown data set",
+        ("-w", "model.pth", "-d", "gone"): "--dataset gone does not exist",
         (): "which network",
     }.items():
         with pytest.raises(UserError, match=sentence):

@@ -150,5 +150,6 @@ def test_a_cold_start_is_the_median_of_three(tmp_path, monkeypatch):
     ends = iter([0, 5, 5, 6, 6, 8])  # they take 5, 1 and 2 seconds
     monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: next(ends)))
     monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
-    args = benchmark.parser().parse(argv=["--weights", "a.pth"])
+    (tmp_path / "a.pth").touch()
+    args = benchmark.parser().parse(argv=["--weights", str(tmp_path / "a.pth")])
     assert benchmark.cold_start(Variant("onnx", "fp32", tmp_path / "a.onnx", make=print), "image.png", args) == 2

@@ -142,6 +142,7 @@ def test_a_run_from_own_weights(main_of, weights, tmp_path):
         (("--freeze",), "add --pretrained or --weights"),
     ],
 )
-def test_flags_that_exclude_each_other(flags, words, main_of):
+def test_flags_that_exclude_each_other(flags, words, main_of, tmp_path):
+    (tmp_path / "a.pth").touch()
     with pytest.raises(UserError, match=words):
         main_of("train", *flags)
