@@ -7,7 +7,8 @@ Two cases, five seeds each, by the real training code with FashionCNN at 32 px:
 - 10 classes -> 11: trained on all 10, then 20 images of each of 8 of them and of three new ones, shown upside down.
 
 Accuracy on 1,000 test images after the first and the last of six epochs, from random weights, from the trunk alone (a fresh
-head), and with the rows of the known classes kept, at two learning rates. Writes results/benchmarks/fine_tuning.json.
+head), with the rows of the known classes kept, and with learning rates that decay by depth too; at two learning rates.
+Writes results/benchmarks/fine_tuning.json.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from utils.training.options import TrainOptions
 from utils.training.start import FINE_TUNING
 
 SEEDS, FEW, TESTED, EPOCHS, BATCH = 5, 20, 1000, 6, 32
-RATES = (4e-3, 1e-3)
+RATES, DECAY = (4e-3, 1e-3), 0.75
 COMMON = {"model": "custom", "image_size": 32, "val_fraction": 0, "precision": "fp32", "augment": "flip_shift"}
 
 
@@ -78,7 +79,9 @@ def starts(best, folder):
     found = {"random weights": {"base_lr": RATES[0]}}
     for rate in RATES:
         found[f"fresh head, {rate:g}"] = {"weights": str(bare), "base_lr": rate, "wp_epoch": FINE_TUNING["wp_epoch"]}
-        found[f"known rows kept, {rate:g}"] = {"weights": str(best), "base_lr": rate, "wp_epoch": FINE_TUNING["wp_epoch"]}
+        kept = {"weights": str(best), "base_lr": rate, "wp_epoch": FINE_TUNING["wp_epoch"]}
+        found[f"known rows kept, {rate:g}"] = kept
+        found[f"known rows kept, {rate:g}, layer decay {DECAY:g}"] = kept | {"layer_decay": DECAY}
     return found
 
 
