@@ -19,9 +19,6 @@ from utils.core.files import protect
 from utils.core.inputs import no_file
 from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import FORMATS, format_of, written
-from utils.inference.mirrored import AUGMENTED
-from utils.inference.output import report
-from utils.inference.predictors import open_predictor
 from utils.inference.sources import find_images
 
 
@@ -41,6 +38,10 @@ def parser():
 
 def main():
     args = parser().parse(flags_agree)
+    from utils.inference.mirrored import AUGMENTED  # not above, as what follows: numpy takes a moment
+    from utils.inference.output import report
+    from utils.inference.predictors import open_predictor
+
     files = find_images(args.image)
     protect(*(file.path for file in files), *filter(None, (args.model, args.classes)))
     classes = read_classes(args.classes) if args.classes else None

@@ -18,9 +18,6 @@ from utils.core.files import protect
 from utils.core.machine import keep_memory
 from utils.inference.flags import add_flags, flags_agree, options_of
 from utils.inference.formats import must_be_checkpoint
-from utils.inference.mirrored import AUGMENTED
-from utils.inference.output import report
-from utils.inference.predictors import open_predictor
 from utils.inference.sources import find_images
 
 
@@ -35,6 +32,10 @@ def parser():
 
 def main():
     args = parser().parse(flags_agree)
+    from utils.inference.mirrored import AUGMENTED  # not above, as what follows: numpy takes a moment
+    from utils.inference.output import report
+    from utils.inference.predictors import open_predictor
+
     files = find_images(args.image)
     protect(*(file.path for file in files), *filter(None, (args.weights, args.classes)))
     must_be_checkpoint(args.weights)

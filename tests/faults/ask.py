@@ -46,7 +46,8 @@ def read_image(path):
     """What all readers of images make of a file: its size. They agree on whether it can be read."""
     from utils.core.card import ModelCard
     from utils.core.errors import UserError
-    from utils.core.images import MAX_PIXELS, load_image, preprocess
+    from utils.core.images import load_image, preprocess
+    from utils.core.walk import MAX_PIXELS
     from utils.data.splits import Split
     from utils.data.stores import FileStore
     from utils.doctor.facts import read_facts

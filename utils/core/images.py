@@ -9,9 +9,8 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from utils.core.errors import UserError
 from utils.core.text import plural
-from utils.core.walk import HEIF, NO_HEIF
+from utils.core.walk import HEIF, MAX_PIXELS, NO_HEIF
 
-MAX_PIXELS = 100_000_000
 LONGEST = 4  # of an image so many times as long as wide, or longer, resizing gives the middle alone
 MOST_RESIZED = 1 << 22  # pixels: as many of such an image are resized without a thought for the memory
 SMALL_PART = 4  # values that all lie in this part (a quarter) of their range most likely have fewer bits

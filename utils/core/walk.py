@@ -14,6 +14,7 @@ NO_IMAGES = frozenset({"EPS", "MPEG", "PDF"})  # Pillow knows their suffixes: pr
 KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")  # what Pillow reads with the help of pillow-heif
 NO_HEIF = "HEIC needs the package pillow-heif: pip install pillow-heif"
+MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
 NO_IMAGE, TAKEN = "no image by the suffix", "taken already under another name"
 
 

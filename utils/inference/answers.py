@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from utils.core.errors import UserError
-from utils.core.images import MAX_PIXELS, ODD, load_image
+from utils.core.images import ODD, load_image
 from utils.core.machine import cores
+from utils.core.walk import MAX_PIXELS
 from utils.inference.predictors import softmax
 
 UNKNOWN = "unknown"  # the answer below the threshold

@@ -3,8 +3,7 @@
 import os
 
 from utils.core.cli import add_tta, at_least, between
-from utils.core.images import MAX_PIXELS
-from utils.inference.answers import Options
+from utils.core.walk import MAX_PIXELS
 
 
 def add_flags(parser):
@@ -47,5 +46,7 @@ def flags_agree(args):
 
 def options_of(args):
     """The parsed flags as Options."""
+    from utils.inference.answers import Options  # not above: numpy takes a moment, which a mistyped flag needs not
+
     names = ("topk", "batch_size", "threshold", "max_pixels", "json", "csv", "save_dir", "labelled")
     return Options(**{name: getattr(args, name) for name in names}, show_topk="topk" in args.given)
