@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+from collections import OrderedDict
 
 import torch
 
@@ -105,11 +106,12 @@ def open_network(model=None, weights=None, num_classes=None, image_size=None):
 
 def load_strictly(network, state, path, name, only_check=False):
     """Load a state_dict into `network`, or `only_check` it; a mismatch raises UserError that lists the keys and shapes."""
-    state = own_names(name, state)
-    faults = mismatch(network.state_dict(), state)
+    own, state = network.state_dict(), OrderedDict(own_names(name, state))
+    faults = mismatch(own, state)
     if faults:
         raise not_those_of(path, name, faults)
     if not only_check:
+        state._metadata = own._metadata  # versions of the layers, which some ask for: what fits is of those of today
         network.load_state_dict(state)
 
 

@@ -165,3 +165,17 @@ def test_the_numbers_of_a_hub_config_are_taken_and_impossible_ones_refused(hub):
     (hub / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"the model card in .* is not readable: mean must be three numbers"):
         load_model(hub / "model.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_network_that_asks_for_the_version_of_its_weights_gets_it(suffix, tmp_path):
+    """MNASNet's does, and a safetensors file has none."""
+    network = build_model("mnasnet0_5", 3, 32)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(dict(network.state_dict()), path)
+    else:
+        save_file(dict(network.state_dict()), path)
+    loaded, card = load_model(path, model="mnasnet0_5", image_size=32)
+    assert card.num_classes == 3
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
