@@ -75,8 +75,8 @@ def parser():
     optim.add_argument(
         "--teacher", check=no_file, metavar="FILE", help="also learn what this checkpoint answers (distillation)"
     )
-    optim.add_argument("--teacher_share", type=float, default=d.teacher_share, check=cli.between(0, 1), help="of the loss")
-    optim.add_argument("--temperature", type=float, default=d.temperature, check=cli.above(0), help="softens both answers")
+    optim.add_argument("--teacher_share", type=float, default=d.teacher_share, check=cli.between(0, 1), help="part of the loss")
+    optim.add_argument("--temperature", type=float, default=d.temperature, check=cli.above(0), help="over 1 softens answers")
     optim.add_argument("--clip_grad", type=float, default=d.clip_grad, check=cli.at_least(0), help="greatest norm; 0 is off")
     optim.add_argument("--early_stop", type=int, default=d.early_stop, check=cli.at_least(0),
                        help="stop after so many evaluations without a better one; 0 is off")  # fmt: skip
@@ -87,7 +87,7 @@ def parser():
 
     speed = p.add_argument_group("speed")
     speed.add_argument("--precision", default=d.precision, choices=("auto", "fp32", "bf16", "fp16"),
-                       help="numbers of 32 or 16 bits; auto takes bf16, of 16, where that is faster")  # fmt: skip
+                       help="32-bit numbers (fp32) or 16-bit ones; auto takes bf16 where that is faster")  # fmt: skip
     speed.add_argument("--fp16", action="store_true", help="--precision fp16; on a CPU bf16 where it has it, else fp32")
     speed.add_argument("--bf16", action="store_true", help="--precision bf16: 16-bit numbers with the range of fp32")
     speed.add_argument("--compile", action="store_true",
