@@ -45,6 +45,7 @@ def commands(model):
     checkpoint, files = f"{folder}/best_model.pth", sorted((PUBLISHED / model / "converted_models").glob("*.onnx"))
     for weights in (checkpoint, *(f"{folder}/converted_models/{path.name}" for path in files)):
         yield f"eval.py -w {weights}"
+    yield f"eval.py -w {checkpoint} --tta flip"
     yield f"quantize.py -w {checkpoint} --scheme int8"
     yield f"benchmark.py -w {checkpoint} --all"
     yield f"complexity.py -w {checkpoint}"

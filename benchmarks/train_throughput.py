@@ -9,7 +9,7 @@ loader workers, fp32, NCHW, the default allocator. Ours is what train.py does by
 processes of their own, with the same model, data, batch and optimizer; of each pair the ratio counts. Image folders are
 timed from the second epoch on, when the cache is there; what its first build costs beside one plain pass over the files is
 timed apart. Beside the rate stands its share of what the device's own peaks, measured in the same process, would allow.
-Writes results/benchmarks/train_throughput.json.
+Writes results/benchmarks/train_throughput.json; cases that are not run stay in it, if they are of the same machine.
 """
 
 import dataclasses
@@ -24,7 +24,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks.pairs import alternate, child, ratios, save, share_of_host, spread
 from utils.core import cli
 from utils.core.errors import UserError, run
+from utils.core.files import RESULTS
 from utils.core.text import table
+from utils.runtime.device import describe_machine
 
 # name: model, data set ("jpegs" are generated), image size in px, least ratio that is expected
 CASES = {
@@ -33,6 +35,9 @@ CASES = {
     "mobilenet_v3_small": ("mobilenet_v3_small", "FashionMNIST", 224, 2),
     "cifar10_sample": ("custom", "cifar10_sample", 64, 3),
     "jpegs": ("custom", "jpegs", 224, 3),
+    "custom_28": ("custom", "FashionMNIST", 28, 6),  # from here on the published networks at their own size
+    "mobilenet_v3_small_96": ("mobilenet_v3_small", "FashionMNIST", 96, 2),
+    "resnet18_small_28": ("resnet18_small", "FashionMNIST", 28, 3),
 }
 COMPILED = ("custom", "resnet18")  # trained with --compile on a CPU, which costs time before the first step; on a GPU all are
 WARM_UP, LEAST = 3, 5  # batches before the clock starts, and at least under it: a slow step takes longer than --seconds
@@ -310,6 +315,16 @@ def measure(name, args):
     return result
 
 
+def earlier_cases():
+    """The cases of an earlier run on this machine."""
+    path = RESULTS / "benchmarks" / "train_throughput.json"
+    if not path.exists():
+        return {}
+    found, machine = json.loads(path.read_text(encoding="utf-8")), describe_machine()
+    same = all(found["machine"].get(key, value) == value for key, value in machine.items())
+    return found["cases"] if same else {}
+
+
 def main():
     args = parser().parse()
     if args.side:
@@ -324,7 +339,7 @@ def main():
         for name in args.cases:
             results[name] = measure(name, args)
             print(show({name: results[name]}), flush=True)
-    save("train_throughput", {"cases": results})
+    save("train_throughput", {"cases": earlier_cases() | results})
     return 0
 
 

@@ -19,7 +19,8 @@ from unittest import mock
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from docs.figures import FIGURES, markdown
+from docs.cells import markdown
+from docs.figures import FIGURES
 
 MARKED = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import train
 from markdown_blocks import ROOT
 
 from utils.core.images import load_image
@@ -20,12 +21,23 @@ def stem(name):
     return name.lower().replace(" ", "_").replace("/", "_")
 
 
-def test_each_model_has_its_files_and_its_recipe():
-    assert len(MODELS) >= 1
+RUNS = sorted(path.parent.name for path in ROOT.glob("weights/FashionMNIST/*/history.json"))
+OF_THE_PLACE = {"data_dir", "num_workers", "tensorboard", "no_test", "resume", "path_to_save"}  # not of what is trained
+
+
+def test_each_model_has_its_files():
+    assert len(MODELS) >= 2
     for name in MODELS:
-        assert (ROOT / "recipes" / f"{name}.txt").exists()
         kinds = {path.stem.removeprefix(f"{name}_") for path in FILES if path.parent.parent.name == name}
-        assert kinds == {"onnx", "int8"}
+        assert kinds in ({"onnx", "int8"}, {"onnx_fp16", "int8"})
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_recipe_has_the_flags_that_the_published_run_had(name):
+    of_recipe = vars(train.parser().parse(argv=[f"@{ROOT / 'recipes' / name}.txt"]))
+    of_run = json.loads((ROOT / "weights/FashionMNIST" / name / "history.json").read_text())["flags"]
+    differ = {flag for flag in of_run if of_run[flag] != of_recipe.get(flag)}
+    assert differ <= OF_THE_PLACE
 
 
 def test_the_published_files_are_small():
@@ -45,8 +57,10 @@ def test_real_samples_are_answered_right(path):
 @pytest.mark.data
 @pytest.mark.parametrize("name", MODELS)
 def test_the_reference_is_repeated_to_the_last_digit(name, real_data, tmp_path):
-    for path in sorted((ROOT / "results/reference/published/accuracy/FashionMNIST").glob(f"{name}*.json")):
+    for path in sorted((ROOT / "results/reference/published/accuracy/FashionMNIST").glob("*.json")):
         found, output = json.loads(path.read_text()), tmp_path / path.name
+        if not found["weights"].startswith(f"weights/FashionMNIST/{name}/"):
+            continue
         command = [
             sys.executable,
             str(ROOT / "eval.py"),
@@ -56,6 +70,8 @@ def test_the_reference_is_repeated_to_the_last_digit(name, real_data, tmp_path):
             str(real_data),
             "--output",
             str(output),
+            "--tta",
+            found["tta"],
         ]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         again = json.loads(output.read_text())

@@ -1,0 +1,127 @@
+"""The tables of docs/results.md: what the published networks achieve, from results/reference/published/ and weights/."""
+
+import json
+
+from docs.cells import RESULTS, WEIGHTS, machine, markdown, results, spread
+
+
+def _published():
+    """{model: folder} of what weights/ publishes."""
+    return {path.parent.name: path.parent for path in sorted(WEIGHTS.glob("FashionMNIST/*/best_model.pth"))}
+
+
+def _history(folder):
+    return json.loads((folder / "history.json").read_text(encoding="utf-8"))
+
+
+def _accuracy(name):
+    return results(f"reference/published/accuracy/FashionMNIST/{name}.json")
+
+
+def _with_interval(found):
+    low, high = found["Acc@1 95 % interval"]
+    return f"{100 * found['Acc@1']:.2f} ({100 * low:.2f}–{100 * high:.2f})"
+
+
+def _minutes(history):
+    return sum(epoch["seconds"] for epoch in history["epochs"]) / 60
+
+
+def published():
+    """Every published network: accuracy on the test split, size, operations, latency."""
+    rows = []
+    for model, folder in _published().items():
+        accuracy, mirrored = _accuracy(model), _accuracy(f"{model}_flip")
+        (operations,) = (
+            results(path.relative_to(RESULTS))
+            for path in RESULTS.glob(f"reference/published/complexity/{model}_*px_complexity.json")
+        )
+        files = {file["name"]: file for file in results(f"reference/published/benchmark/FashionMNIST_{model}.json")["files"]}
+        onnx, exact = files["ONNX Runtime fp32"], operations["exact"]
+        rows.append(
+            [
+                f"[{model}](../recipes/{model}.txt)",
+                f"{operations['input_shape'][-1]} px",
+                _with_interval(accuracy),
+                f"{100 * mirrored['Acc@1']:.2f}",
+                f"{100 * accuracy['Acc@5']:.2f}",
+                f"{(folder / 'best_model.pth').stat().st_size / 1e6:.2f}",
+                f"{exact['parameters']['all']:,}",
+                f"{exact['macs'] / 1e6:.1f}",
+                f"{exact['flops'] / 1e6:.1f}",
+                f"{exact['dmas'] / 1e6:.2f}",
+                f"{onnx['latency'][0]['median_ms']:.3g}",
+            ]
+        )
+    header = ["network and recipe", "image", "test Acc@1, % (95 % interval)", "with `--tta flip`, %", "Acc@5, %", "MB"]
+    header += ["parameters", "MACs, M", "FLOPs, M", "DMAs, M", "ms, batch 1, ONNX"]
+    return markdown(header, rows) + f"\n\n{_measured_at()}"
+
+
+def _measured_at():
+    record = results("reference/published/commands.json")
+    return f"Measured on {record['date']} by `make results`; {machine(record['machine'])}."
+
+
+def published_files():
+    """Accuracy of the files that are committed for each network, on the test split."""
+    rows = []
+    for path in sorted(RESULTS.glob("reference/published/accuracy/FashionMNIST/*.json")):
+        found = results(path.relative_to(RESULTS))
+        file = WEIGHTS.parent / found["weights"]
+        if found["tta"] == "none" and file.exists():  # the weights of the others are not in a clone
+            size = file.stat().st_size
+            rows.append([f"`{found['weights']}`", f"{size / 1e6:.2f}", f"{100 * found['Acc@1']:.2f}", f"{found['precision']}"])
+    return markdown(["file", "MB", "test Acc@1, %", "arithmetic"], rows, "lrrl") + f"\n\n{_measured_at()}"
+
+
+EARLIER = {"custom": 0.9209, "mobilenet_v3_small": 0.8747, "resnet18": 0.8533}  # published with an earlier toolkit, at 224 px
+
+
+def like_for_like():
+    """The networks of an earlier toolkit of this shape at its image size, trained here, beside its published accuracies."""
+    rows = []
+    for path in sorted(WEIGHTS.glob("FashionMNIST/*_224/best_model.json")):
+        name, size = path.parent.name, json.loads(path.read_text(encoding="utf-8"))
+        found, history, before = _accuracy(name), _history(path.parent), EARLIER[name.removesuffix("_224")]
+        rows.append(
+            [
+                f"[{name}](../recipes/{name}.txt)",
+                f"{100 * before:.2f}",
+                _with_interval(found),
+                f"{100 * (found['Acc@1'] - before):+.2f}",
+                f"{len(history['epochs'])} in {_minutes(history):.0f} min",
+                f"{size['bytes'] / 1e6:.1f}",
+                f"`{size['SHA-256'][:16]}…`",
+            ]
+        )
+    header = ["network and recipe", "earlier toolkit, %", "here, % (95 % interval)", "points", "epochs", "MB", "SHA-256"]
+    return markdown(header, rows, "lrrrrrl")
+
+
+def training():
+    """What each published training took, and the rate of its step beside the plain reference."""
+    cases = results("benchmarks/train_throughput.json")
+    rates = {(case["model"], case["image_size"]): case for case in cases["cases"].values() if case["dataset"] == "FashionMNIST"}
+    rows = []
+    for path in sorted(WEIGHTS.glob("FashionMNIST/*/history.json")):
+        history = _history(path.parent)
+        flags, best = history["flags"], history["best"]
+        case = rates.get((flags["model"], flags["image_size"]))
+        ours, theirs, ratio = ("",) * 3
+        if case:
+            ours, theirs = (f"{case[side]['images/s']['median']:,.0f}" for side in ("ours", "reference"))
+            ratio = spread(case["ratio"], 2)
+        held_out = f"{100 * best['val']['Acc@1']:.2f}" if flags["val_fraction"] and best else "–"
+        cells = [f"{len(history['epochs'])}", f"{_minutes(history):.0f}", held_out, ours, theirs, ratio]
+        rows.append([f"[{path.parent.name}](../recipes/{path.parent.name}.txt)", f"{flags['image_size']} px", *cells])
+    header = ["recipe", "image", "epochs", "minutes, 1 thread", "held-out Acc@1, %", "images/s, 2 threads", "plain reference"]
+    return markdown([*header, "ratio"], rows) + f"\n\n{machine(cases['machine'])}."
+
+
+PUBLISHED = {
+    "published": published,
+    "published_files": published_files,
+    "like_for_like": like_for_like,
+    "training": training,
+}

@@ -1,0 +1,93 @@
+"""Put a finished run into weights/ as the project publishes it: checkpoint, ONNX and int8 ONNX, curves, flags and logs.
+
+  python recipes/publish.py trials/FashionMNIST/mobilenet_v3_small --data_dir ../shared/data
+  python recipes/publish.py trials/FashionMNIST/resnet18_224 --data_dir ../shared/data --figures_only
+
+It goes to weights/<data set>/<run>/, the last two parts of the name. A checkpoint over 24 MB is stored with its weights in 16
+bits, and its ONNX file too; it still computes in fp32. With --figures_only the files of weights stay out, and best_model.json
+says how large the checkpoint is and what its SHA-256 is. The figures come from `make results` afterwards.
+"""
+
+import hashlib
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils.core import cli
+from utils.core.errors import UserError, run
+from utils.core.files import write_json
+
+LARGEST = 24_000_000  # bytes of a file that a clone should bring
+KEPT = ("history.json", "curves.png", "classes.txt", "args.txt")
+
+
+def parser():
+    p = cli.Parser(__doc__)
+    p.add_argument("run", metavar="RUN", help="the folder of a finished run that has read the test images")
+    p.add_argument("--data_dir", default="data/", help="holds the data set, for the comparison and for the int8 calibration")
+    p.add_argument("--figures_only", action="store_true", help="leave the files of weights out")
+    return p
+
+
+def store_in_half(source, target):
+    """Write the checkpoint `source` to `target` with its weights in fp16. Raises UserError for a weight beyond their range."""
+    from models.checkpoint import read_checkpoint, save_checkpoint
+
+    contents = read_checkpoint(source)
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in contents["model"].items()}
+    beyond = [key for key, value in halves.items() if value.is_floating_point() and not value.isfinite().all()]
+    if beyond:
+        raise UserError(f"{source}: {beyond[0]} has values beyond the range of fp16")
+    save_checkpoint(target, contents | {"model": halves})
+
+
+def script(name, *flags):
+    """Run a script of the toolkit. Raises UserError with its last word where it fails."""
+    done = subprocess.run([sys.executable, str(ROOT / name), *map(str, flags)], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{name} ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+
+
+def publish_weights(checkpoint, target, data_dir):
+    """Write the checkpoint, its ONNX file and its int8 file into the folder `target`."""
+    large, converted = checkpoint.stat().st_size > LARGEST, target / "converted_models"
+    best = target / "best_model.pth"
+    if large:
+        store_in_half(checkpoint, best)
+    else:
+        shutil.copyfile(checkpoint, best)
+    common = ("-w", best, "--data_dir", data_dir)
+    script("export.py", *common, "-e", "onnx", *["--fp16"] * large)
+    script("quantize.py", *common, "--scheme", "int8")
+    for measured in converted.glob("*.json"):
+        measured.unlink()  # `make results` measures anew
+
+
+def main():
+    args = parser().parse()
+    source = pathlib.Path(args.run).resolve()
+    missing = [name for name in ("best_model.pth", *KEPT) if not (source / name).is_file()]
+    if missing:
+        raise UserError(f"{args.run} is not the folder of a finished run: it has no {missing[0]}")
+    target = ROOT / "weights" / source.parent.name / source.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(source / name, target / name)
+    if (source / "logs").is_dir():
+        shutil.rmtree(target / "logs", ignore_errors=True)
+        shutil.copytree(source / "logs", target / "logs")
+    checkpoint = source / "best_model.pth"
+    if args.figures_only:
+        content = checkpoint.read_bytes()
+        write_json(target / "best_model.json", {"bytes": len(content), "SHA-256": hashlib.sha256(content).hexdigest()})
+    else:
+        publish_weights(checkpoint, target, args.data_dir)
+    print(f"written: {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    run(main)
