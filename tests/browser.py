@@ -94,15 +94,19 @@ class Browser:
         elif name == "Network.requestWillBeSent" and not facts["request"]["url"].startswith(("data:", "file:")):
             self.errors.append(f"request {facts['request']['url']}")
 
-    def open(self, path, width=1200, height=900, dark=False):
-        """Show the file at a window of so many px; returns once it is loaded."""
+    def open(self, place, width=1200, height=900, dark=False):
+        """Show a file or an address in a window of so many px; returns once it is loaded."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.ask("Emulation.setEmulatedMedia", features=theme)
-        self.ask("Page.navigate", url=pathlib.Path(path).resolve().as_uri())
+        self.ask("Page.navigate", url=place if "://" in str(place) else pathlib.Path(place).resolve().as_uri())
+        self.wait("document.readyState == 'complete' && location.href != 'about:blank'")
+
+    def wait(self, expression):
+        """Return once a JavaScript expression is true."""
         end = time.monotonic() + 60
-        while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
-            assert time.monotonic() < end, "the page does not load"
+        while not self.run(expression):
+            assert time.monotonic() < end, f"the page never comes to {expression}"
             time.sleep(0.05)
 
     def run(self, expression):

@@ -1,19 +1,16 @@
 """TensorBoard of a run: what is in its files, and what TensorBoard itself answers about them."""
 
-import json
+import io
 import pathlib
-import socket
-import subprocess
-import sys
-import time
 import urllib.parse
-import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard_server import TensorBoard
 
 from utils.core.files import WriteError
 from utils.data.splits import Split
@@ -85,7 +82,7 @@ def test_the_final_test_has_its_figures_and_curves(tmp_path, classes):
     assert sorted(tags["images"]) == ["confusion matrix/test", "mistakes/test"] and events.Images("mistakes/test")[0].step == 7
     assert scalars["test/Acc@1"] == [(0, pytest.approx(1 - 1 / (2 * classes)))] and "test/loss" in scalars
     of_classes = {tag: values for tag, values in scalars.items() if tag.startswith("F1 of a class")}
-    curves = [tag for tag in tags["tensors"] if tag.startswith("class ")]
+    curves = [tag for tag in tags["tensors"] if tag.startswith("precision and recall of a class/")]
     assert len(of_classes) == len(curves) == min(classes, 40)
     assert of_classes["F1 of a class/0 $\\frac{$"] == [(7, pytest.approx(2 / 3))]
     texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in tags["tensors"] if "text" in tag}
@@ -111,71 +108,57 @@ def test_a_name_that_is_no_text_gets_a_folder_too(tmp_path):
 
 @pytest.fixture
 def server(main_of, tmp_path):
-    """TensorBoard on a finished run: ask("scalars", "tags") -> its answer, from the HTTP API."""
-    flags = (
-        "-d",
-        "digits",
-        "--image_size",
-        16,
-        "--precision",
-        "fp32",
-        "--num_workers",
-        0,
-        "--max_epoch",
-        2,
-        "--base_lr",
-        0.003,
-    )
-    main_of("train", "-m", "custom", *flags, "--tensorboard", "--path_to_save", "weights")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "weights"), "--port", str(port)]
-    process = subprocess.Popen([*command, "--load_fast", "false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """TensorBoard on a finished run."""
+    flags = ("--image_size", 16, "--precision", "fp32", "--num_workers", 0, "--max_epoch", 2, "--base_lr", 0.003)
+    main_of("train", "-m", "custom", "-d", "digits", *flags, "--tensorboard", "--path_to_save", "weights")
+    with TensorBoard(tmp_path / "weights", losses=2) as opened:
+        yield opened
 
-    def ask(*place, post=None, **query):
-        address = f"http://127.0.0.1:{port}/data/plugin/{'/'.join(place)}?{urllib.parse.urlencode(query)}"
-        request = urllib.request.Request(address, post and json.dumps(post).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())
 
-    def ready():
-        try:
-            return sum("loss" in tags for tags in ask("scalars", "tags").values()) == 2
-        except OSError:
-            return False
+def picture_of(server, run, tag):
+    """The image that TensorBoard shows under a tag."""
+    (shown,) = server.ask("images", "images", run=run, tag=tag, sample=0)
+    return Image.open(io.BytesIO(server.read("images", "individualImage", **dict(urllib.parse.parse_qsl(shown["query"])))))
 
-    try:
-        deadline = time.monotonic() + 120
-        while not ready() and time.monotonic() < deadline:
-            time.sleep(1)
-        yield ask
-    finally:
-        process.terminate()
-        process.wait()
+
+def row_of_the_run(server):
+    """(flags, scores) of the only run in TensorBoard's table of runs (HParams)."""
+    columns = [
+        {"metric": info["name"]} for info in server.ask("hparams", "experiment", post={"experimentName": ""})["metricInfos"]
+    ]
+    statuses = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
+    wanted = {"experimentName": "", "colParams": columns, "allowedStatuses": statuses, "startIndex": 0, "sliceSize": 10}
+    (run,) = server.ask("hparams", "session_groups", post=wanted)["sessionGroups"]
+    return run["hparams"], {found["name"]["tag"]: found["value"] for found in run["metricValues"]}
 
 
 @pytest.mark.slow
 def test_tensorboard_answers_with_everything_of_a_run(server):
-    tags = server("scalars", "tags")
+    ask = server.ask
+    tags = ask("scalars", "tags")
     whole = min(tags, key=len)
     train, val = f"{whole}/train", f"{whole}/val"
     assert {"loss", "Acc@1"} <= tags[train].keys() & tags[val].keys()  # the same tag: one chart
     for run in (train, val):
-        assert [point[1] for point in server("scalars", "scalars", run=run, tag="loss")] == [1, 2]
-    steps = [point[1] for point in server("scalars", "scalars", run=train, tag="loss of the step")]
+        assert [point[1] for point in ask("scalars", "scalars", run=run, tag="loss")] == [1, 2]
+    steps = [point[1] for point in ask("scalars", "scalars", run=train, tag="loss of the step")]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 20
-    assert "learning rate" in tags[whole] and sum(tag.startswith("F1 of a class/") for tag in tags[whole]) == 10
-    ((_, _, accuracy),) = server("scalars", "scalars", run=whole, tag="test/Acc@1")
-    images = server("images", "tags")[whole]
-    assert {"training images", "confusion matrix/test", "mistakes/test"} <= images.keys()
-    curves = server("pr_curves", "tags")[whole]
+    assert len(ask("scalars", "scalars", run=whole, tag="learning rate")) == 2
+    of_classes = [tag for tag in tags[whole] if tag.startswith("F1 of a class/")]
+    assert len(of_classes) == 10
+    for tag in of_classes:
+        ((_, _, score),) = ask("scalars", "scalars", run=whole, tag=tag)
+        assert 0 <= score <= 1
+    for tag in ("training images", "confusion matrix/test", "mistakes/test"):
+        assert min(picture_of(server, whole, tag).size) > 100
+    curves = ask("pr_curves", "tags")[whole]
     assert len(curves) == 10
-    (curve,) = server("pr_curves", "pr_curves", run=whole, tag=next(iter(curves)))[whole]
-    assert curve["precision"] and curve["recall"]
-    text = server("text", "text", run=whole, tag="flags/text_summary")
+    for tag in curves:
+        (curve,) = ask("pr_curves", "pr_curves", run=whole, tag=tag)[whole]
+        assert len(curve["precision"]) == len(curve["recall"]) > 1
+    text = ask("text", "text", run=whole, tag="flags/text_summary")
     assert "base_lr" in text[0]["text"] and "0.003" in text[0]["text"]
-    experiment = server("hparams", "experiment", post={"experimentName": ""})
-    assert "base_lr" in {info["name"] for info in experiment["hparamInfos"]}
-    assert "test/Acc@1" in {info["name"]["tag"] for info in experiment["metricInfos"]}
-    assert 0 < accuracy <= 1
+    ((_, _, accuracy),) = ask("scalars", "scalars", run=whole, tag="test/Acc@1")
+    flags, scores = row_of_the_run(server)
+    assert flags["base_lr"] == 0.003 and flags["model"] == "custom"
+    assert scores["test/Acc@1"] == pytest.approx(accuracy) and 0 < accuracy <= 1

@@ -91,9 +91,9 @@ class Board:
     def _add_classes(self, evaluation, classes, scores, epoch):
         probabilities = evaluation.logits.softmax(1)
         for label in sorted(range(len(classes)), key=lambda label: scores[label])[:MOST_CLASSES]:
-            name = printable(classes[label])
-            self.writer.add_scalar(f"F1 of a class/{label} {name}", scores[label], epoch)
-            self.writer.add_pr_curve(f"class {label} {name}", evaluation.labels == label, probabilities[:, label], epoch)
+            name, of_class = f"{label} {printable(classes[label])}", evaluation.labels == label
+            self.writer.add_scalar(f"F1 of a class/{name}", scores[label], epoch)
+            self.writer.add_pr_curve(f"precision and recall of a class/{name}", of_class, probabilities[:, label], epoch)
 
 
 SCORES = {name: METRICS[name] for name in ("loss", "Acc@1")}
