@@ -56,7 +56,8 @@ def look(path, name, args):
     from utils.runtime.device import describe_machine
 
     file = open_predictor(path, device=args.device, otherwise="checkpoint")
-    split, dataset = open_split(file.card, args.dataset, args.data_dir, args.split, args.val_fraction)
+    changes = {} if args.val_fraction is None else {"val_fraction": args.val_fraction}
+    split, dataset = open_split(file.card, args.dataset, args.data_dir, args.split, changes)
     protect(*(split.paths or ()))
     print(f"{name}: asking about {len(split):,} images of {dataset.name} ({split.name})", flush=True)
 

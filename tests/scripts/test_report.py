@@ -20,6 +20,7 @@ from models.checkpoint import save_checkpoint
 from utils.core import files
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
+from utils.data.datasets import open_dataset
 from utils.report.model_card import check_card_place
 from utils.report.page import SECTIONS
 
@@ -208,6 +209,14 @@ def test_what_is_not_known_is_said_and_the_rest_is_shown(digits, call, tmp_path)
     assert "is not the history of a training run" in text and "There is no history.json beside the model" in text
     assert "Only a checkpoint is analysed" in text and "right on the same images" in text
     assert "The exported file b.onnx answers all 359 images" in text and "a.onnx" in text
+
+
+def test_the_held_out_share_can_be_given(call, tmp_path, capsys):
+    make_photos_of_noise(tmp_path / "photos", "ab", 10)
+    folder = random_run(tmp_path, "ab", tmp_path / "photos")
+    call("report", "-w", folder, "--split", "val", "--val_fraction", "0.5", "--output", tmp_path / "page.html")
+    count = len(open_dataset(str(tmp_path / "photos"), val_fraction=0.5).val)
+    assert f"asking about {count} images of photos (val)" in capsys.readouterr().out and count > 5
 
 
 def test_other_images_are_not_compared(digits, hostile_page, call, tmp_path):

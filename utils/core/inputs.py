@@ -40,10 +40,10 @@ def nothing_there(path):
 def absent(path):
     """Words that follow a path at which there is nothing: what could be meant, and what makes such a file."""
     maker = MADE_BY.get(os.path.splitext(path)[1].lower())
-    return f"does not exist{did_you_mean(nearest(path))}" + (f"; {maker}" if maker else "")
+    return f"does not exist{perhaps(nearest(path))}" + (f"; {maker}" if maker else "")
 
 
-def did_you_mean(near):
+def perhaps(near):
     """` (did you mean photos?)`, or nothing for None."""
     return f" (did you mean {near}?)" if near else ""
 

@@ -13,7 +13,7 @@ import re
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.core.inputs import did_you_mean, nearest
+from utils.core.inputs import nearest, perhaps
 from utils.core.machine import network_timeout
 from utils.core.registry import Registry
 from utils.core.text import plural
@@ -62,7 +62,7 @@ def no_data(name):
     if os.path.exists(name):
         return f"is a file of no known kind; {how}"
     near = nearest(name) or next(iter(difflib.get_close_matches(name, DATASETS, n=1)), None)
-    return f"does not exist{did_you_mean(near) or f'; {how}'}"
+    return f"does not exist{perhaps(near) or f'; {how}'}"
 
 
 def is_present(name, data_dir="data/"):
