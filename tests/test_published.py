@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-import train
 from markdown_blocks import ROOT
 
+import train
 from utils.core.images import load_image
 from utils.inference.predictors import open_predictor
 
