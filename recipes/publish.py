@@ -3,12 +3,14 @@
   python recipes/publish.py trials/FashionMNIST/mobilenet_v3_small --data_dir ../shared/data
   python recipes/publish.py trials/FashionMNIST/resnet18_224 --data_dir ../shared/data --figures_only
 
-It goes to weights/<data set>/<run>/, the last two parts of the name. A checkpoint over 24 MB is stored with its weights in 16
-bits, and its ONNX file too; it still computes in fp32. With --figures_only the files of weights stay out, and best_model.json
-says how large the checkpoint is and what its SHA-256 is. The figures come from `make results` afterwards.
+It goes to weights/<data set>/<run>/, the last two parts of the name; --to gives the last one anew. A checkpoint over 24 MB is
+stored with its weights in 16 bits, and its ONNX file too; it still computes in fp32. With --figures_only the files of weights
+stay out, and best_model.json says how large the checkpoint is and what its SHA-256 is. The figures of the others come from
+`make results` afterwards.
 """
 
 import hashlib
+import json
 import pathlib
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import write_json
 
+PUBLISHED = ROOT / "results" / "reference" / "published"
 LARGEST = 24_000_000  # bytes of a file that a clone should bring
 KEPT = ("history.json", "curves.png", "classes.txt", "args.txt")
 
@@ -29,6 +32,7 @@ def parser():
     p = cli.Parser(__doc__)
     p.add_argument("run", metavar="RUN", help="the folder of a finished run that has read the test images")
     p.add_argument("--data_dir", default="data/", help="holds the data set, for the comparison and for the int8 calibration")
+    p.add_argument("--to", metavar="NAME", help="of the folder; default: that of the run")
     p.add_argument("--figures_only", action="store_true", help="leave the files of weights out")
     return p
 
@@ -54,7 +58,7 @@ def script(name, *flags):
 
 def publish_weights(checkpoint, target, data_dir):
     """Write the checkpoint, its ONNX file and its int8 file into the folder `target`."""
-    large, converted = checkpoint.stat().st_size > LARGEST, target / "converted_models"
+    large = checkpoint.stat().st_size > LARGEST
     best = target / "best_model.pth"
     if large:
         store_in_half(checkpoint, best)
@@ -63,8 +67,16 @@ def publish_weights(checkpoint, target, data_dir):
     common = ("-w", best, "--data_dir", data_dir)
     script("export.py", *common, "-e", "onnx", *["--fp16"] * large)
     script("quantize.py", *common, "--scheme", "int8")
-    for measured in converted.glob("*.json"):
-        measured.unlink()  # `make results` measures anew
+
+
+def publish_figures(checkpoint, target, data_dir):
+    """Write how large the checkpoint is, its SHA-256, and its accuracy on the test images, but not the checkpoint."""
+    content = checkpoint.read_bytes()
+    write_json(target / "best_model.json", {"bytes": len(content), "SHA-256": hashlib.sha256(content).hexdigest()})
+    output = PUBLISHED / "accuracy" / target.parent.name / f"{target.name}.json"
+    script("eval.py", "-w", checkpoint, "--data_dir", data_dir, "--output", output)
+    found = json.loads(output.read_text(encoding="utf-8"))
+    write_json(output, found | {"weights": str((target / checkpoint.name).relative_to(ROOT))})
 
 
 def main():
@@ -73,7 +85,7 @@ def main():
     missing = [name for name in ("best_model.pth", *KEPT) if not (source / name).is_file()]
     if missing:
         raise UserError(f"{args.run} is not the folder of a finished run: it has no {missing[0]}")
-    target = ROOT / "weights" / source.parent.name / source.name
+    target = ROOT / "weights" / source.parent.name / (args.to or source.name)
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(source / name, target / name)
@@ -82,8 +94,7 @@ def main():
         shutil.copytree(source / "logs", target / "logs")
     checkpoint = source / "best_model.pth"
     if args.figures_only:
-        content = checkpoint.read_bytes()
-        write_json(target / "best_model.json", {"bytes": len(content), "SHA-256": hashlib.sha256(content).hexdigest()})
+        publish_figures(checkpoint, target, args.data_dir)
     else:
         publish_weights(checkpoint, target, args.data_dir)
     print(f"written: {target.relative_to(ROOT)}")

@@ -22,7 +22,7 @@ def stem(name):
 
 
 RUNS = sorted(path.parent.name for path in ROOT.glob("weights/FashionMNIST/*/history.json"))
-OF_THE_PLACE = {"data_dir", "num_workers", "tensorboard", "no_test", "resume", "path_to_save"}  # not of what is trained
+OF_THE_PLACE = {"name", "data_dir", "num_workers", "tensorboard", "no_test", "resume", "path_to_save"}  # not of what is trained
 
 
 def test_each_model_has_its_files():
