@@ -23,7 +23,7 @@ from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import write_json
 
-PUBLISHED = ROOT / "results" / "reference" / "published"
+WEIGHTS, PUBLISHED = ROOT / "weights", ROOT / "results" / "reference" / "published"
 LARGEST = 24_000_000  # bytes of a file that a clone should bring
 KEPT = ("history.json", "curves.png", "classes.txt", "args.txt")
 
@@ -51,7 +51,8 @@ def store_in_half(source, target):
 
 def script(name, *flags):
     """Run a script of the toolkit. Raises UserError with its last word where it fails."""
-    done = subprocess.run([sys.executable, str(ROOT / name), *map(str, flags)], capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / name), *map(str, flags)]
+    done = subprocess.run(command, cwd=WEIGHTS.parent, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{name} ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
 
@@ -64,7 +65,7 @@ def publish_weights(checkpoint, target, data_dir):
         store_in_half(checkpoint, best)
     else:
         shutil.copyfile(checkpoint, best)
-    common = ("-w", best, "--data_dir", data_dir)
+    common = ("-w", best.relative_to(WEIGHTS.parent), "--data_dir", data_dir)
     script("export.py", *common, "-e", "onnx", *["--fp16"] * large)
     script("quantize.py", *common, "--scheme", "int8")
 
@@ -76,16 +77,16 @@ def publish_figures(checkpoint, target, data_dir):
     output = PUBLISHED / "accuracy" / target.parent.name / f"{target.name}.json"
     script("eval.py", "-w", checkpoint, "--data_dir", data_dir, "--output", output)
     found = json.loads(output.read_text(encoding="utf-8"))
-    write_json(output, found | {"weights": str((target / checkpoint.name).relative_to(ROOT))})
+    write_json(output, found | {"weights": f"weights/{target.parent.name}/{target.name}/{checkpoint.name}"})
 
 
 def main():
     args = parser().parse()
-    source = pathlib.Path(args.run).resolve()
+    source, data_dir = pathlib.Path(args.run).resolve(), pathlib.Path(args.data_dir).resolve()
     missing = [name for name in ("best_model.pth", *KEPT) if not (source / name).is_file()]
     if missing:
         raise UserError(f"{args.run} is not the folder of a finished run: it has no {missing[0]}")
-    target = ROOT / "weights" / source.parent.name / (args.to or source.name)
+    target = WEIGHTS / source.parent.name / (args.to or source.name)
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(source / name, target / name)
@@ -94,10 +95,10 @@ def main():
         shutil.copytree(source / "logs", target / "logs")
     checkpoint = source / "best_model.pth"
     if args.figures_only:
-        publish_figures(checkpoint, target, args.data_dir)
+        publish_figures(checkpoint, target, data_dir)
     else:
-        publish_weights(checkpoint, target, args.data_dir)
-    print(f"written: {target.relative_to(ROOT)}")
+        publish_weights(checkpoint, target, data_dir)
+    print(f"written: {target}")
 
 
 if __name__ == "__main__":

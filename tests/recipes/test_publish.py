@@ -1,0 +1,72 @@
+"""recipes/publish.py: what of a run becomes part of a clone."""
+
+import hashlib
+import json
+import sys
+
+import pytest
+import torch
+from digits_checkpoint import checkpoint as save_trained
+
+from models.checkpoint import load_model, read_checkpoint
+from recipes import publish
+from utils.core.errors import UserError
+from utils.inference.predictors import open_predictor
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Publish the run of a small network on digits, with these flags, and return the folder that it goes to."""
+    source, target = tmp_path / "trials" / "digits" / "custom_7", tmp_path / "weights" / "digits"
+    source.mkdir(parents=True)
+    save_trained(source / "best_model.pth")
+    for name in publish.KEPT:
+        (source / name).write_text(name)
+    monkeypatch.setattr(publish, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["publish.py", str(source), *flags])
+        publish.main()
+        return source / "best_model.pth", target
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_large_checkpoint_is_stored_in_16_bits_and_computes_in_32(call, monkeypatch):
+    monkeypatch.setattr(publish, "LARGEST", 100)
+    source, target = call("--to", "custom")
+    best = target / "custom" / "best_model.pth"
+    state = read_checkpoint(best)["model"]
+    assert all(value.dtype == torch.float16 for value in state.values() if value.is_floating_point())
+    assert best.stat().st_size < 0.6 * source.stat().st_size
+    images = torch.rand(8, 3, *[load_model(source)[1].image_size] * 2)
+    before, after = (load_model(path)[0](images) for path in (source, best))
+    assert after.dtype == torch.float32 and (before - after).abs().max() < 0.01 * before.abs().max()
+    names = {path.name for path in (target / "custom" / "converted_models").iterdir()}
+    assert names == {"custom_onnx_fp16.onnx", "custom_int8.onnx"}
+    assert (target / "custom" / "history.json").read_text() == "history.json"
+
+
+@pytest.mark.slow
+def test_a_small_one_stays_as_it_is(call):
+    source, target = call()
+    assert (target / "custom_7" / "best_model.pth").read_bytes() == source.read_bytes()
+    file = open_predictor(target / "custom_7" / "converted_models" / "custom_onnx.onnx", device="cpu")
+    assert file.card.parity
+
+
+def test_figures_without_the_weights(call, tmp_path):
+    source, target = call("--figures_only")
+    size = json.loads((target / "custom_7" / "best_model.json").read_text())
+    assert size == {"bytes": source.stat().st_size, "SHA-256": hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert not list(target.rglob("*.pth"))
+    found = json.loads((tmp_path / "published" / "accuracy" / "digits" / "custom_7.json").read_text())
+    assert found["weights"] == "weights/digits/custom_7/best_model.pth" and found["Acc@1"] > 0.5
+
+
+def test_a_run_without_its_history_is_refused(call, tmp_path):
+    (tmp_path / "trials/digits/custom_7/history.json").unlink()
+    with pytest.raises(UserError, match="it has no history"):
+        call()
