@@ -6,7 +6,7 @@ import os
 import pytest
 
 from utils.core.files import replacing, write_json, write_text
-from utils.core.text import Harmless, csv_text, file_part, plural, printable, si, table, wrapped
+from utils.core.text import Harmless, csv_text, file_part, plural, printable, short_names, si, table, wrapped
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -59,6 +59,12 @@ def test_long_lines_are_broken_between_words_only(monkeypatch):
 def test_a_count_agrees_with_its_noun():
     assert [plural(n, "file") for n in (0, 1, 2, 1200)] == ["0 files", "1 file", "2 files", "1,200 files"]
     assert [plural(n, "class", "classes") for n in (1, 3)] == ["1 class", "3 classes"]
+
+
+def test_short_names_are_told_apart():
+    names = ["cat", "a long name 1 with an end", "a long name 2 with an end", "another long name of a class"]
+    assert short_names(names, 16) == ["cat", "1 a long… an end", "2 a long… an end", "another …a class"]
+    assert all(len(name) <= 16 for name in short_names(names, 16))
 
 
 @pytest.mark.parametrize(

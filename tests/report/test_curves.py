@@ -27,6 +27,11 @@ def test_a_point_lies_where_its_value_is():
     assert loss.plain[0] < train[1][0] and loss.plain[0] > train[0][0]
 
 
+def test_accuracy_is_drawn_in_per_cent():
+    accuracy = curves_of(history([2.0, 1.0])).charts[1]
+    assert accuracy.title == "Acc@1, %" and "50" in [label for _, label in accuracy.y_ticks]
+
+
 def test_a_run_without_held_out_images_has_no_line_for_them():
     found = history([2.0, 1.0])
     assert curves_of(found).held_out

@@ -192,6 +192,15 @@ def test_augmentation_and_findings_are_those_of_the_run(hostile_page):
     assert "duplicate (1)" in text and "again.jpg" in text and "Suggestion: keep one" in text
 
 
+def test_long_names_lose_their_middle_beside_the_matrix(call, tmp_path):
+    names = [f"a class with a long name, number {number}, of two" for number in range(2)]
+    photos = make_photos(tmp_path / "photos", names, train=2, val=2)
+    call("report", "-w", random_run(tmp_path, names, photos), "--output", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name, short in zip(names, ("0 a clas… of two", "1 a clas… of two"), strict=True):
+        assert f'title="{name}"><span>{short}</span>' in text and f'title="{name}">{short}</th>' in text
+
+
 def test_two_runs_stand_side_by_side(pair_page):
     text = Page(pair_page).text
     assert "So custom is better on images like these" in text and "under 0.0001" in text

@@ -1,5 +1,6 @@
 """Text for the terminal: counts with their noun, metric prefixes, tables, and strangers' text made harmless."""
 
+import collections
 import io
 import re
 import textwrap
@@ -62,6 +63,14 @@ def shortened(text, most):
     """`text` with at most `most` characters: a longer one loses its middle, as in `a very lon…its end`."""
     end = (most - 1) // 2
     return text if len(text) <= most else f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def short_names(names, most):
+    """`names` with at most `most` characters each; their number, from 0, stands before those that would read alike."""
+    short = [shortened(name, most) for name in names]
+    times = collections.Counter(short)
+    numbered = [f"{number} {name}" for number, name in enumerate(names)]
+    return [name if times[name] == 1 else shortened(other, most) for name, other in zip(short, numbered, strict=True)]
 
 
 def wrapped(text, width=None):

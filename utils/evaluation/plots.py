@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.core.images import LONGEST, middle
-from utils.core.text import plural
+from utils.core.text import plural, printable, short_names
 from utils.evaluation.metrics import METRICS
-from utils.evaluation.style import BLUE, GREY, LIGHT_GREY, ORANGE, PALETTE, PURPLE, legible, plain, save
+from utils.evaluation.style import BLUE, GREY, LIGHT_GREY, NAME, ORANGE, PALETTE, PURPLE, legible, plain, save
 
 MOST_CLASSES, MOST_CONFUSED = 40, 25  # above the first, a confusion matrix shows the second: more labels cannot be read
 TITLE, FILE = 90, 30  # characters of a title, and of the path of an image
@@ -62,13 +62,13 @@ def draw_confusion(matrix, classes, title):
     """What `confusion_matrix` writes, as a Figure."""
     matrix = np.asarray(matrix)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    title = legible(title, TITLE)
+    title, names = legible(title, TITLE), short_names([printable(name) for name in classes], NAME)
     if len(classes) > MOST_CLASSES:
         wrong = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()
         shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CONFUSED])
         title += f"\nthe {MOST_CONFUSED} most confused of {plural(len(classes), 'class', 'classes')}"
-        matrix, shares, classes = matrix[np.ix_(shown, shown)], shares[np.ix_(shown, shown)], [classes[i] for i in shown]
-    names = [legible(name) for name in classes]
+        matrix, shares, names = matrix[np.ix_(shown, shown)], shares[np.ix_(shown, shown)], [names[i] for i in shown]
+    names = [legible(name) for name in names]
     side = min(max(4.0, 0.45 * len(names) + 2), 20)
     figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
     image = axis.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)

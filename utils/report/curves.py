@@ -86,8 +86,9 @@ def curves_of(history, plain_from=None):
     plain = None if plain_from is None or plain_from >= epochs[-1] else (max(plain_from + 1, epochs[0]), epochs[-1])
     charts = []
     for name in [name for name, metric in METRICS.items() if metric.curve]:
-        lines = {s: [(r["epoch"], r[s][name]) for r in records if name in r.get(s, {})] for s in ("train", "val")}
-        charts.append(_chart(name, lines, epochs, chosen, plain))
+        factor, title = (100, f"{name}, %") if METRICS[name].share else (1, name)
+        lines = {s: [(r["epoch"], factor * r[s][name]) for r in records if name in r.get(s, {})] for s in ("train", "val")}
+        charts.append(_chart(title, lines, epochs, chosen, plain))
     rates = {"learning rate": [(record["epoch"], record["lr"]) for record in records]}
     charts.append(_chart("learning rate at the end of the epoch", rates, epochs, chosen, plain))
     seconds = (history.get("seconds") or {}).get("total")

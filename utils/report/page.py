@@ -10,7 +10,7 @@ from markupsafe import Markup
 from utils.core.errors import UserError
 from utils.core.images import load_image
 from utils.core.pages import data_address, page_environment
-from utils.core.text import plural, printable, si
+from utils.core.text import plural, printable, short_names, si
 from utils.evaluation.evaluate import mistakes
 from utils.evaluation.metrics import lines, wilson_interval
 from utils.evaluation.reliability import reliability
@@ -22,6 +22,7 @@ from utils.report.words import percent, summary
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"  # the browser fetches and sends nothing
 MISTAKES = 24  # shown
+NAME = 16  # characters of a name beside the confusion matrix
 FINDINGS, PATHS = 8, 4  # of each kind, and images of each finding
 SECTIONS = {  # id -> heading
     "summary": "Summary",
@@ -81,6 +82,16 @@ class View:
             "cells": {f"{cell.row},{cell.column}": cell.shown for cell in cells if cell.count},
             "names": [printable(name) for name in self.run.classes],
         }
+
+    @property
+    def short_names(self):
+        """The classes as they stand beside the confusion matrix."""
+        return short_names([printable(name) for name in self.run.classes], NAME)
+
+    @property
+    def is_long(self):
+        """Whether there are so many classes that a table of them scrolls inside of the page."""
+        return self.confusion.rows is None
 
     @property
     def classes(self):

@@ -44,7 +44,7 @@ def _confused(run, confusion):
         return "No image is answered wrong."
     pair = confusion.pairs[0]
     times = {1: "once", 2: "twice"}.get(pair.count, f"{pair.count:,} times")
-    return f"The most frequent mistake is {run.classes[pair.column]} for {run.classes[pair.row]}, {times}."
+    return f"The most frequent mistake: {run.classes[pair.row]} is taken for {run.classes[pair.column]}, {times}."
 
 
 def _calibration(run):
