@@ -2,12 +2,16 @@
 
     python docs/make_receptive_field_figures.py
 
-Writes docs/images/rf_growth.png, rf_chain.png and rf_training.png; the last one trains a small network on digits first (under
-a minute on two cores). Every number comes from the functions that the scripts use.
+Writes docs/images/rf_growth.png, rf_chain.png, rf_training.png and rf_photo.png. For the last two, small networks are trained on
+digits and on the sample photographs first (a minute or two on two cores). Every number comes from the functions that the
+scripts use.
 """
 
 import pathlib
+import shutil
+import subprocess
 import sys
+import tempfile
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -15,12 +19,15 @@ sys.path.insert(0, str(HERE.parent))
 import torch
 from torch import nn
 
+from docs.make_photos import make_photos
+from docs.make_readme_figure import readme_commands
 from models.build import build_model
 from utils.core.card import ModelCard
 from utils.data.datasets import open_dataset
 from utils.data.loader import eval_batches
 from utils.evaluation import plots
-from utils.evaluation.plots import BLUE, GREY, ORANGE, plt
+from utils.evaluation.plots import plt
+from utils.evaluation.style import BLUE, GREEN, GREY, ORANGE
 from utils.receptive_field.analytic import receptive_fields
 from utils.receptive_field.effective import effective_field, effective_size
 
@@ -28,7 +35,7 @@ CHAINS = {  # name: (kernel, stride, dilation) of each layer, a colour
     "3×3": ([(3, 1, 1)] * 8, GREY),
     "5×5": ([(5, 1, 1)] * 8, "black"),
     "3×3, every second with stride 2": ([(3, 1, 1), (3, 2, 1)] * 4, BLUE),
-    "3×3, then 2×2 max-pool": ([(3, 1, 1), (2, 2, 1)] * 4, "#3d8b5f"),
+    "3×3, then 2×2 max-pool": ([(3, 1, 1), (2, 2, 1)] * 4, GREEN),
     "3×3, dilation 1, 2, 4, …": ([(3, 1, 2**i) for i in range(8)], ORANGE),
 }
 
@@ -46,6 +53,7 @@ def growth(path):
         for name, (chain, colour) in CHAINS.items():
             axis.plot(sizes(chain), color=colour, marker="o", ms=3, label=name)
         axis.set(xlabel="layers", ylabel="receptive field, px", yscale=scale)
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(0, 70)
@@ -134,8 +142,21 @@ def training(path, image_size=64, epochs=6):
     return [effective_size(heat) for heat, _ in heats], loss.item()
 
 
+def photograph(path):
+    """The field of layer3 of the README's custom on a test photograph."""
+    with tempfile.TemporaryDirectory() as name:
+        make_photos(pathlib.Path(name, "photos"))
+        train = next(command for command in readme_commands() if command[0] == "train.py")
+        show = ["receptive_field.py", "-w", "weights/photos/custom/best_model.pth", "--image", "photos/test/temple/00.jpg"]
+        for script, *flags in (train, show):
+            subprocess.run([sys.executable, HERE.parent / script, *flags], cwd=name, check=True, stdout=subprocess.DEVNULL)
+        (figure,) = pathlib.Path(name, "results", "receptive_field").glob("*.png")
+        shutil.copy(figure, path)
+
+
 if __name__ == "__main__":
     growth(HERE / "images" / "rf_growth.png")
     chain(HERE / "images" / "rf_chain.png")
     print({name: sizes(layers) for name, (layers, _) in CHAINS.items()})
     print(training(HERE / "images" / "rf_training.png"))
+    photograph(HERE / "images" / "rf_photo.png")
