@@ -2,8 +2,8 @@
 
     python docs/make_receptive_field_figures.py
 
-Writes docs/images/rf_growth.png, rf_chain.png, rf_training.png and rf_photo.png. For the last two, small networks are trained on
-digits and on the sample photographs first (a minute or two on two cores). Every number comes from the functions that the
+Writes docs/images/rf_growth.png, rf_chain.png, rf_training.png and rf_photo.png. For the last two, small networks are trained
+on digits and on the sample photographs first (a minute or two on two cores). Every number comes from the functions that the
 scripts use.
 """
 

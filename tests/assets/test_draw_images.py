@@ -15,7 +15,7 @@ FOLDERS = ("drawn", "fashion_mnist")
 
 
 def test_there_is_one_image_a_class_in_each_folder():
-    assert list(draw_images.DRAWINGS) == CLASSES
+    assert list(draw_images.DRAWINGS) == CLASSES == read_classes(ROOT / "assets" / "classes.txt")
     for folder in FOLDERS:
         names = {path.name for path in (draw_images.IMAGES / folder).iterdir()}
         assert names == {draw_images.file_name(name) for name in CLASSES}

@@ -111,6 +111,13 @@ def printed(after_readme):
 
 
 @pytest.fixture
+def clone(tmp_path):
+    """A copy of the project in which nothing has run, to write in."""
+    copy_of_the_project(tmp_path / "clone")
+    return tmp_path / "clone"
+
+
+@pytest.fixture
 def project(after_readme, tmp_path):
     """That copy, to write in."""
     return pathlib.Path(shutil.copytree(after_readme, tmp_path / "project"))

@@ -1,8 +1,11 @@
 """Every command of README.md and docs/ runs as it is written, and prints what the page shows."""
 
+import json
 import pathlib
 import re
 import shlex
+import shutil
+from dataclasses import replace
 
 import pytest
 from markdown_blocks import ROOT, Command, blocks, missing_line, other_fences, pages
@@ -34,6 +37,21 @@ def test_the_readme_leads_to_a_verified_int8_file(after_readme):
     assert (after_readme / "weights/photos/custom/converted_models/custom_int8.onnx").stat().st_size > 100_000
     commands = [command.text for block in blocks(ROOT / "README.md") if not block.note for command in block.commands]
     assert len([text for text in commands if "photos" in text and "docs/" not in text]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_six_commands_run_on_real_photographs(shell, real_data, clone):
+    """As the README has them, on 2,500 photographs of ten classes in place of those that it makes."""
+    shutil.copytree(real_data / "cifar10_sample", clone / "photos")
+    (six,) = [block for block in blocks(ROOT / "README.md") if len(block.commands) == 6]
+    ask = Command("echo $?")  # some of these photographs are copies: the check says so and ends with status 1
+    commands = [step for command in six.commands for step in ([command, ask] if "check_dataset" in command.text else [command])]
+    printed = shell(clone, [replace(six, commands=commands)])
+    answers = printed[six.commands[-1].words]
+    assert "2,500 images answered" in answers and answers.count("photos/val/cat/") == 50
+    result = json.loads((clone / "results" / "accuracy" / "photos" / "custom.json").read_text())
+    assert result["Acc@1"] > 0.35 and sum(map(sum, result["confusion matrix"])) == 500
 
 
 def test_the_table_of_a_runs_files_is_complete(tmp_path):

@@ -77,7 +77,9 @@ def test_of_many_classes_the_most_confused_are_drawn(draw, count):
 
 def test_names_that_read_alike_when_shortened_have_their_number(draw):
     figure = draw(
-        plots.confusion_matrix, np.eye(3, dtype=int), ["bee", *(f"a long name of class {i} which is one of three" for i in (1, 2))]
+        plots.confusion_matrix,
+        np.eye(3, dtype=int),
+        ["bee", *(f"a long name of class {i} which is one of three" for i in (1, 2))],
     )
     assert words(figure.axes[0].get_xticklabels()) == ["bee", "1 a long nam…ne of three", "2 a long nam…ne of three"]
 
