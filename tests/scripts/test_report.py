@@ -289,6 +289,20 @@ def test_a_cell_shows_its_images_by_mouse_and_by_keyboard(digits_page, browser):
     assert browser.run(stops) == 1 and is_quiet(browser)
 
 
+def test_the_tab_key_reaches_everything_that_can_be_chosen(digits_page, browser):
+    browser.open(digits_page)
+    browser.run("window.reached = []; document.addEventListener('focusin', event => window.reached.push(event.target))")
+    for _ in range(60):
+        browser.press("Tab")
+    wanted = ("nav a", "summary", "select", ".matrix button[tabindex='0']", ".sortable thead button", ".scroll")
+    for selector in wanted:
+        shown = f"[...document.querySelectorAll({selector!r})].filter(one => one.checkVisibility())"
+        assert browser.run(f"{shown}.length && {shown}.every(one => window.reached.includes(one))"), selector
+    outline = "getComputedStyle(window.reached[0]).outlineStyle"
+    browser.run("window.reached[0].focus()")
+    assert browser.run(outline) == "solid" and is_quiet(browser)
+
+
 def test_the_matrix_and_the_table_are_sorted(digits_page, browser):
     browser.open(digits_page)
     browser.run("(s => { s.value = 'recall'; s.dispatchEvent(new Event('change')); })(document.querySelector('select'))")
