@@ -183,6 +183,7 @@ def test_names_are_no_markup(hostile_page):
     assert "\\u202e.jpg" in page.text and "\u202e" not in page.text
     assert json.loads(page.scripts[0])["names"] == sorted(HOSTILE)
     card = hostile_page.with_name("MODEL_CARD.md").read_text()
+    assert "- val: 12 images, 4 for each class" in card and "4 to 5 for each class" in card
     assert r"\<script\>alert(1)\<" in card and "<img" not in card.replace(r"\<img", "") and "\u202e" not in card
 
 
