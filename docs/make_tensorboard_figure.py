@@ -26,7 +26,7 @@ def main():
     os.chdir(ROOT)
     view = urllib.parse.urlencode({"tagFilter": f"^({'|'.join(SHOWN)})$", "smoothing": 0})
     profile = tempfile.TemporaryDirectory()
-    with profile, TensorBoard(max(LOGS.iterdir()), losses=2) as board, Browser(profile.name) as browser:
+    with profile, TensorBoard(LOGS, losses=2) as board, Browser(profile.name) as browser:
         browser.open(f"{board.address}?{view}#timeseries", *SIZE)
         browser.wait(f"document.querySelectorAll('scalar-card, image-card').length == {len(SHOWN)}")
         browser.click(".scalars-ignore-outliers input")  # or the ends of the curves are cut off

@@ -37,16 +37,23 @@ def parser():
     return p
 
 
-def store_in_half(source, target):
-    """Write the checkpoint `source` to `target` with its weights in fp16. Raises UserError for a weight beyond their range."""
+def store(source, target, half):
+    """Write the checkpoint `source` to `target`, under the name that its folder gives the run, with `half` in fp16.
+
+    Raises UserError for a weight beyond the range of fp16.
+    """
     from models.checkpoint import read_checkpoint, save_checkpoint
 
     contents = read_checkpoint(source)
-    halves = {key: value.half() if value.is_floating_point() else value for key, value in contents["model"].items()}
-    beyond = [key for key, value in halves.items() if value.is_floating_point() and not value.isfinite().all()]
-    if beyond:
-        raise UserError(f"{source}: {beyond[0]} has values beyond the range of fp16")
-    save_checkpoint(target, contents | {"model": halves})
+    card, state = contents["card"], contents["model"]
+    name = target.parent.name.removeprefix(card["architecture"]).removeprefix("_")
+    card["training"] = {**card["training"], "name": name or None}
+    if half:
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        beyond = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+        if beyond:
+            raise UserError(f"{source}: {beyond[0]} has values beyond the range of fp16")
+    save_checkpoint(target, contents | {"model": state})
 
 
 def script(name, *flags):
@@ -61,10 +68,7 @@ def publish_weights(checkpoint, target, data_dir):
     """Write the checkpoint, its ONNX file and its int8 file into the folder `target`."""
     large = checkpoint.stat().st_size > LARGEST
     best = target / "best_model.pth"
-    if large:
-        store_in_half(checkpoint, best)
-    else:
-        shutil.copyfile(checkpoint, best)
+    store(checkpoint, best, half=large)
     common = ("-w", best.relative_to(WEIGHTS.parent), "--data_dir", data_dir)
     script("export.py", *common, "-e", "onnx", *["--fp16"] * large)
     script("quantize.py", *common, "--scheme", "int8")

@@ -14,7 +14,7 @@ from utils.inference.predictors import open_predictor
 MODELS = sorted(path.parent.name for path in ROOT.glob("weights/FashionMNIST/*/best_model.pth"))
 FILES = sorted(path for name in MODELS for path in ROOT.glob(f"weights/FashionMNIST/{name}/converted_models/*.onnx"))
 SAMPLES = sorted((ROOT / "assets/images/fashion_mnist").glob("*.png"))
-TRACKED = subprocess.run(["git", "ls-files", "weights"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+TRACKED = subprocess.run(["git", "ls-files", "weights"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
 
 
 def stem(name):
