@@ -17,9 +17,9 @@ from utils.core.files import RESULTS, write_json
 from utils.runtime.device import describe_machine
 
 
-def output_of(command):
-    """What a process prints. Raises UserError with its last word where it fails."""
-    result = subprocess.run(command, capture_output=True, text=True)
+def output_of(command, folder=None):
+    """What a process in `folder` prints. Raises UserError with its last word where it fails."""
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if result.returncode:
         said = result.stderr.strip().splitlines() or ["nothing"]
         name = pathlib.Path(command[1]).name

@@ -13,15 +13,16 @@ import hashlib
 import json
 import pathlib
 import shutil
-import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pairs import output_of
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import write_json
+from utils.export.quantize import QUANTIZERS
 
 WEIGHTS, PUBLISHED = ROOT / "weights", ROOT / "results" / "reference" / "published"
 LARGEST = 24_000_000  # bytes of a file that a clone should bring
@@ -49,19 +50,13 @@ def store(source, target, half):
     name = target.parent.name.removeprefix(card["architecture"]).removeprefix("_")
     card["training"] = {**card["training"], "name": name or None}
     if half:
-        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-        beyond = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-        if beyond:
-            raise UserError(f"{source}: {beyond[0]} has values beyond the range of fp16")
+        state = QUANTIZERS["fp16"].halved(state)
     save_checkpoint(target, contents | {"model": state})
 
 
 def script(name, *flags):
     """Run a script of the toolkit. Raises UserError with its last word where it fails."""
-    command = [sys.executable, str(ROOT / name), *map(str, flags)]
-    done = subprocess.run(command, cwd=WEIGHTS.parent, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{name} ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+    output_of([sys.executable, str(ROOT / name), *map(str, flags)], folder=WEIGHTS.parent)
 
 
 def publish_weights(checkpoint, target, data_dir):
@@ -90,6 +85,8 @@ def main():
     missing = [name for name in ("best_model.pth", *KEPT) if not (source / name).is_file()]
     if missing:
         raise UserError(f"{args.run} is not the folder of a finished run: it has no {missing[0]}")
+    if not json.loads((source / "history.json").read_text(encoding="utf-8")).get("test_read"):
+        raise UserError(f"{args.run} has not read the test images: repeat its command with --resume auto, without --no_test")
     target = WEIGHTS / source.parent.name / (args.to or source.name)
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:

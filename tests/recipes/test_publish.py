@@ -22,6 +22,7 @@ def call(tmp_path, monkeypatch):
     save_trained(source / "best_model.pth")
     for name in publish.KEPT:
         (source / name).write_text(name)
+    (source / "history.json").write_text('{"test_read": true}')
     monkeypatch.setattr(publish, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
 
@@ -46,7 +47,7 @@ def test_a_large_checkpoint_is_stored_in_16_bits_and_computes_in_32(call, monkey
     assert after.dtype == torch.float32 and (before - after).abs().max() < 0.01 * before.abs().max()
     names = {path.name for path in (target / "custom" / "converted_models").iterdir()}
     assert names == {"custom_onnx_fp16.onnx", "custom_int8.onnx"}
-    assert (target / "custom" / "history.json").read_text() == "history.json"
+    assert (target / "custom" / "history.json").read_text() == '{"test_read": true}'
 
 
 @pytest.mark.slow
@@ -71,4 +72,10 @@ def test_figures_without_the_weights(call, tmp_path):
 def test_a_run_without_its_history_is_refused(call, tmp_path):
     (tmp_path / "trials/digits/custom_7/history.json").unlink()
     with pytest.raises(UserError, match="it has no history"):
+        call()
+
+
+def test_a_run_that_has_not_read_the_test_images_is_refused(call, tmp_path):
+    (tmp_path / "trials/digits/custom_7/history.json").write_text('{"test_read": false}')
+    with pytest.raises(UserError, match="has not read the test images"):
         call()

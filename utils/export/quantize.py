@@ -83,10 +83,14 @@ class HalfPrecision(Scheme):
             raise UserError(f"this evens out integer grids; {self.name} has none: leave it out or take int8", option="equalize")
         from models.checkpoint import save_checkpoint
 
-        state = {key: self._half(key, value) for key, value in network.state_dict().items()}
+        state = self.halved(network.state_dict())
         card = card.replace(scheme=self.name, parity={}, quantization={"dtype": self.dtype})
         save_checkpoint(path, {"model": state, "card": card.to_dict()})
         return card
+
+    def halved(self, state):
+        """A state_dict with its floats in 16 bits. Raises UserError for a value beyond their range."""
+        return {key: self._half(key, value) for key, value in state.items()}
 
     def _half(self, key, value):
         import torch
