@@ -291,6 +291,7 @@ MISTAKES = {
     "short resize": (("--resize_size", "15"), "--resize_size 15 is below --image_size 16"),
     "long warm-up": (("--wp_epoch", "20", "--max_epoch", "12"), "--wp_epoch 20 leaves nothing of --max_epoch 12"),
     "misspelt flag": (("--batchsize", "4"), "did you mean --batch_size"),
+    "misspelt flag of others": (("--epocs", "4"), "did you mean --max_epoch"),
     "two precisions": (("--fp16", "--bf16"), "exclude each other"),
     "deterministic and fast": (("--deterministic", "--compile"), "--deterministic excludes --compile"),
     "deterministic in bf16": (("--deterministic", "--bf16"), "--deterministic is in fp32"),

@@ -234,8 +234,16 @@ class Parser(argparse.ArgumentParser):
         meant = (wanted.split() for wanted, others in MEANT.items() if name in others.split())
         names = [name, *next(meant, [])]
         near = [f"--{name}" for name in names if f"--{name}" in self._option_string_actions]
-        near = near or most_alike(flag, self._option_string_actions)
+        near = near or self._spelled_like(flag)
         return f"unknown flag {flag}" + (f", did you mean {near[0]}?" if near else " (see --help)")
+
+    def _spelled_like(self, flag):
+        """The flag here that is spelled like `flag`, or that is meant by another toolkit's flag spelled like it, as a list."""
+        known = {name: name for name in self._option_string_actions}
+        for wanted, others in MEANT.items():
+            here = [f"--{name}" for name in wanted.split() if f"--{name}" in known]
+            known |= {f"--{other}": here[0] for other in others.split() if here and f"--{other}" not in known}
+        return [known[name] for name in most_alike(flag, known)]
 
     def _given(self, argv):
         defaults = {action.dest: action.default for action in self._actions}
