@@ -1,6 +1,7 @@
 """Two sides of a comparison, each in processes of its own, in turn: the ratio pair by pair, with the machine beside it."""
 
 import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -71,3 +72,11 @@ def save(name, result):
     """Write results/benchmarks/<name>.json with the machine described, and say where."""
     path = write_json(RESULTS / "benchmarks" / f"{name}.json", {"machine": describe_machine(), **result})
     print(f"written: {path}")
+
+
+def save_cases(path, cases):
+    """Merge `cases`, {name: figures}, into the JSON file `path`, each with today's date and this machine; keep the others."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    origin = {"date": f"{datetime.date.today()}", "machine": describe_machine()}
+    write_json(path, earlier | {name: origin | case for name, case in cases.items()})
+    print(f"written: {', '.join(cases)} in {path}")

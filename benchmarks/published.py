@@ -9,8 +9,6 @@ the published files, so they write nothing into the project; what they wrote is 
 results/reference/published/commands.json, with the date and the machine.
 """
 
-import datetime
-import json
 import os
 import pathlib
 import shutil
@@ -20,11 +18,9 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from benchmarks.pairs import ROOT
+from benchmarks.pairs import ROOT, save_cases
 from utils.core import cli
 from utils.core.errors import UserError, run
-from utils.core.files import write_json
-from utils.runtime.device import describe_machine
 
 PUBLISHED = ROOT / "weights" / "FashionMNIST"
 REFERENCE = ROOT / "results" / "reference" / "published"
@@ -75,15 +71,12 @@ def main():
         for path in kept:
             (REFERENCE / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found / path, REFERENCE / path)
-    record = REFERENCE / "commands.json"
-    earlier = json.loads(record.read_text()) if record.exists() else {"commands": []}
-    facts = {
-        "date": f"{datetime.date.today()}",
-        "machine": describe_machine(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-    }
-    write_json(record, facts | {"commands": sorted({*earlier["commands"], *lines})})
-    print(f"written: {len(kept)} files in {REFERENCE.relative_to(ROOT)}, and {record.relative_to(ROOT)}")
+    print(f"written: {len(kept)} files in {REFERENCE.relative_to(ROOT)}")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    save_cases(
+        REFERENCE / "commands.json",
+        {model: {"OMP_NUM_THREADS": threads, "commands": list(commands(model))} for model in args.models},
+    )
 
 
 if __name__ == "__main__":

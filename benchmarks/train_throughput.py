@@ -21,12 +21,11 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from benchmarks.pairs import alternate, child, ratios, save, share_of_host, spread
+from benchmarks.pairs import alternate, child, ratios, save_cases, share_of_host, spread
 from utils.core import cli
 from utils.core.errors import UserError, run
 from utils.core.files import RESULTS
 from utils.core.text import table
-from utils.runtime.device import describe_machine
 
 # name: model, data set ("jpegs" are generated), image size in px, least ratio that is expected
 CASES = {
@@ -315,16 +314,6 @@ def measure(name, args):
     return result
 
 
-def earlier_cases():
-    """The cases of an earlier run on this machine."""
-    path = RESULTS / "benchmarks" / "train_throughput.json"
-    if not path.exists():
-        return {}
-    found, machine = json.loads(path.read_text(encoding="utf-8")), describe_machine()
-    same = all(found["machine"].get(key, value) == value for key, value in machine.items())
-    return found["cases"] if same else {}
-
-
 def main():
     args = parser().parse()
     if args.side:
@@ -339,7 +328,7 @@ def main():
         for name in args.cases:
             results[name] = measure(name, args)
             print(show({name: results[name]}), flush=True)
-    save("train_throughput", {"cases": earlier_cases() | results})
+    save_cases(RESULTS / "benchmarks" / "train_throughput.json", results)
     return 0
 
 

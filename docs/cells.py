@@ -24,5 +24,17 @@ def spread(values, digits):
 
 
 def machine(machine):
+    """A machine in words, with the widest instruction set that it has."""
+    widest = f" with {machine['cpu_features'][-1]}" if machine.get("cpu_features") else ""
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
-    return f"{machine['cpu']}, {machine['cores']} cores, {threads}, PyTorch {machine['torch'].split('+')[0]}"
+    return f"{machine['cpu']}{widest}, {machine['cores']} cores, {threads}, PyTorch {machine['torch'].split('+')[0]}"
+
+
+def origins(cases):
+    """When and on what each of {name: {"date", "machine", ...}} was measured, in a sentence for each such pair."""
+    names = {}
+    for name, case in cases.items():
+        names.setdefault(f"on {case['date']} on {machine(case['machine'])}", []).append(name)
+    if len(names) == 1:
+        return f"Measured {next(iter(names))}."
+    return "Measured: " + "; ".join(f"{', '.join(group)} {origin}" for origin, group in names.items()) + "."

@@ -1,14 +1,13 @@
 """The tables of figures in README.md and docs/, from the JSON files in results/; docs/make_tables.py writes them."""
 
-from docs.cells import RESULTS, machine, markdown, results, spread
+from docs.cells import RESULTS, machine, markdown, origins, results, spread
 from docs.published import PUBLISHED
 
 
 def throughput():
     """Images/s of a training step with its data, beside the reference."""
-    found = results("benchmarks/train_throughput.json")
-    rows = []
-    for name, case in found["cases"].items():
+    cases, rows = results("benchmarks/train_throughput.json"), []
+    for name, case in cases.items():
         network = case["model"] + (", `--compile`" if "compiled" in case["ours"]["how"] else "")
         build = case.get("cache build over one plain pass", {}).get("median")
         rows.append(
@@ -23,7 +22,7 @@ def throughput():
             ]
         )
     header = ["data", "network", "images/s", "reference", "ratio", "waiting for data", "cache build / one plain pass"]
-    return markdown(header, rows, "llrrrrr") + f"\n\n{machine(found['machine'])}."
+    return markdown(header, rows, "llrrrrr") + f"\n\n{origins(cases)}"
 
 
 def time_to_accuracy():
@@ -185,7 +184,7 @@ def promises():
     files = {file["name"]: file for file in results("benchmarks/FashionMNIST_resnet18.json")["files"]}
     accuracy = [100 * file["Acc@1"] for file in files.values()]
     fp32, int8 = files["ONNX Runtime fp32"], files["ONNX Runtime int8"]
-    ratios = [case["ratio"]["median"] for case in results("benchmarks/train_throughput.json")["cases"].values()]
+    ratios = [case["ratio"]["median"] for case in results("benchmarks/train_throughput.json").values()]
     start = results("benchmarks/cold_start.json")["seconds"]
     right = (
         f"{len(files)} kinds of file from one resnet18: Acc@1 {min(accuracy):.2f} to {max(accuracy):.2f} % on 10,000 test "

@@ -2,7 +2,7 @@
 
 import json
 
-from docs.cells import RESULTS, WEIGHTS, machine, markdown, results, spread
+from docs.cells import RESULTS, WEIGHTS, markdown, origins, results, spread
 
 
 def _published():
@@ -59,8 +59,7 @@ def published():
 
 
 def _measured_at():
-    record = results("reference/published/commands.json")
-    return f"Measured on {record['date']} by `make results`; {machine(record['machine'])}."
+    return f"By `make results`. {origins(results('reference/published/commands.json'))}"
 
 
 def published_files():
@@ -100,7 +99,7 @@ def earlier():
 def training():
     """What each published training took, and the rate of its step beside the plain reference."""
     cases = results("benchmarks/train_throughput.json")
-    rates = {(case["model"], case["image_size"]): case for case in cases["cases"].values() if case["dataset"] == "FashionMNIST"}
+    rates = {(case["model"], case["image_size"]): case for case in cases.values() if case["dataset"] == "FashionMNIST"}
     rows = []
     for path in sorted(WEIGHTS.glob("FashionMNIST/*/history.json")):
         history = _history(path.parent)
@@ -114,7 +113,7 @@ def training():
         cells = [f"{len(history['epochs'])}", f"{_minutes(history):.0f}", held_out, ours, theirs, ratio]
         rows.append([f"[{path.parent.name}](../recipes/{path.parent.name}.txt)", f"{flags['image_size']} px", *cells])
     header = ["recipe", "image", "epochs", "minutes, 1 thread", "held-out Acc@1, %", "images/s, 2 threads", "plain reference"]
-    return markdown([*header, "ratio"], rows) + f"\n\n{machine(cases['machine'])}."
+    return markdown([*header, "ratio"], rows) + f"\n\n{origins(cases)}"
 
 
 PUBLISHED = {

@@ -86,3 +86,12 @@ def test_a_generated_folder_is_checked_and_its_time_kept(tmp_path, monkeypatch, 
     assert dataset_check.main() == 0
     facts = json.loads((tmp_path / "results" / "benchmarks" / "dataset_check.json").read_text())
     assert facts["images"] == 30 and facts["seconds"] > 0 and "30 images of 256×256 px checked in" in capsys.readouterr().out
+
+
+def test_a_case_measured_anew_leaves_the_others_with_the_machine_that_measured_them(tmp_path, monkeypatch):
+    path, machines = tmp_path / "cases.json", iter(["old", "new"])
+    monkeypatch.setattr(pairs, "describe_machine", lambda: next(machines))
+    pairs.save_cases(path, {"a": {"ratio": 1}, "b": {"ratio": 2}})
+    pairs.save_cases(path, {"b": {"ratio": 3}})
+    cases = json.loads(path.read_text())
+    assert {name: (case["machine"], case["ratio"]) for name, case in cases.items()} == {"a": ("old", 1), "b": ("new", 3)}

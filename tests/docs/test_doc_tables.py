@@ -6,6 +6,7 @@ import pytest
 from markdown_blocks import ROOT, pages
 
 from docs import make_tables
+from docs.cells import origins
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
@@ -49,3 +50,12 @@ def test_text_between_other_markers_stays():
 
 def test_cells_cannot_break_the_table():
     assert make_tables.markdown(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+
+
+def test_figures_of_several_machines_name_each():
+    machine = {"cpu": "CPU", "cpu_features": ["avx2", "avx512f"], "cores": 2, "threads": 1, "torch": "2.15.0+cpu"}
+    cases = {name: {"date": "2026-11-30", "machine": machine} for name in ("a", "b", "c")}
+    assert origins(cases) == "Measured on 2026-11-30 on CPU with avx512f, 2 cores, 1 thread, PyTorch 2.15.0."
+    cases["b"] = {"date": "2026-12-01", "machine": machine | {"cpu_features": ["avx2"]}}
+    old, new = "2 cores, 1 thread, PyTorch 2.15.0", "2026-12-01 on CPU with avx2, 2 cores, 1 thread, PyTorch 2.15.0"
+    assert origins(cases) == f"Measured: a, c on 2026-11-30 on CPU with avx512f, {old}; b on {new}."
