@@ -58,6 +58,17 @@ def published():
     return markdown(header, rows) + f"\n\n{_measured_at()}"
 
 
+def in_short():
+    """What a clone holds, in few columns: accuracy of the checkpoint and of the int8 file, its size and its latency."""
+    rows = []
+    for model in _published():
+        accuracy, int8 = _accuracy(model), results(f"reference/published/quantization/FashionMNIST/{model}_int8.json")
+        file, one = int8["after"], int8["after"]["latency"][0]
+        cells = [f"{100 * accuracy['Acc@1']:.2f}", f"{100 * file['Acc@1']:.2f}", f"{file['bytes'] / 1e6:.1f}"]
+        rows.append([f"`{model}`", *cells, f"{one['median_ms']:.2g}"])
+    return markdown(["network", "test Acc@1, %", "int8, %", "int8, MB", "int8, ms an image"], rows)
+
+
 def _measured_at():
     return f"By `make results`. {origins(results('reference/published/commands.json'))}"
 
@@ -117,6 +128,7 @@ def training():
 
 
 PUBLISHED = {
+    "in_short": in_short,
     "published": published,
     "published_files": published_files,
     "earlier": earlier,
