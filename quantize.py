@@ -104,8 +104,8 @@ def main():
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
     result = facts | measured | closing | {"device": str(device), "machine": describe_machine()}
     place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
-    variant = ("equalized" * args.equalize, args.image_size and f"{args.image_size}px")
-    usual = RESULTS / "quantization" / place / f"{result_name(card, args.weights, args.scheme, *variant)}.json"
+    variant = ("equalized" * args.equalize, args.scheme, args.image_size and f"{args.image_size}px")
+    usual = RESULTS / "quantization" / place / f"{result_name(card, args.weights, *variant)}.json"
     target = write_json(path.with_suffix(".json") if args.output else usual, result)
     print(describe(result, card, why))
     print(f"written: {path} and {target}")

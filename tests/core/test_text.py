@@ -23,6 +23,19 @@ def test_json_refuses_nan(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_list_of_numbers_stands_on_one_line_and_text_as_it_was(tmp_path):
+    value = {
+        "rows": [[1, 2.5], [-3e-9, 0]],
+        "words": ["[\n1,  2]", "[ 1,  2 ]"],
+        "mixed": [1, "a"],
+        "none": [],
+        "of": [{"a": [1]}],
+    }
+    text = write_json(tmp_path / "a.json", value).read_text()
+    assert json.loads(text) == value
+    assert '"rows": [\n    [1, 2.5],\n    [-3e-09, 0]\n  ]' in text
+
+
 def test_files_follow_the_umask(tmp_path):
     before = os.umask(0o022)
     try:

@@ -78,11 +78,19 @@ def test_a_speed_within_the_spread_does_not_differ(times, words):
     assert gains.judge(result, max_drop=1.0)[0].startswith(words)
 
 
-@pytest.mark.parametrize(("agreement", "words"), [(0.9, "answers otherwise: 90.00 % of 50 images alike"), (0.99, "use it")])
+@pytest.mark.parametrize(
+    ("agreement", "words"),
+    [(0.9, "answers otherwise: 90.00 % of 50 images alike, under 99 %, though about as many are right; "), (0.99, "use it")],
+)
 def test_a_file_that_answers_otherwise_is_not_recommended(agreement, words):
     result = {"before": facts(0.90, 40, 4, 80), "after": facts(0.90, 10, 2, 40), "images": 50, "agreement": agreement}
     verdict, status = gains.judge(result, max_drop=1.0)
     assert verdict.startswith(words) and status == 0
+
+
+def test_without_labels_nothing_is_said_of_how_many_are_right():
+    result = {"before": facts(None, 40, 4, 80), "after": facts(None, 10, 2, 40), "images": 50, "agreement": 0.9}
+    assert gains.judge(result, max_drop=1.0)[0].startswith("answers otherwise: 90.00 % of 50 images alike, under 99 %; ")
 
 
 def test_a_drop_within_a_wide_interval_still_counts():
@@ -167,6 +175,9 @@ def test_equalize_is_noted(main_of, tmp_path):
     assert output.exists() and not (tmp_path / "converted_models").exists()
     assert json.loads((tmp_path / "elsewhere/even.json").read_text())["equalized"] is True
     assert not (tmp_path / "results").exists()
+    main_of("quantize", "-w", weights, *flags[:-2])
+    files = (next((tmp_path / folder).rglob(name)) for folder, name in (("converted_models", "*.onnx"), ("results", "*.json")))
+    assert all(path.name.startswith("custom_equalized_int8") for path in files)
 
 
 @pytest.mark.parametrize(("classes", "raw"), [(7, True), (10, False)])

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import stat
 import threading
 
@@ -12,6 +13,7 @@ from utils.core.errors import UserError
 from utils.core.text import file_part
 
 RESULTS = pathlib.Path("results")
+NUMBERS = re.compile(r'\[\n([^][{}"]*)\]')  # a list in indented JSON; text has no bracket before a line break, which it escapes
 TEMPORARY = ".tmp-"  # with this the names of unfinished files begin
 _asking = threading.Lock()
 _inputs = set()  # (device, inode) of every file that this process must not write to
@@ -81,8 +83,12 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    """Write `value` to `path` as indented JSON, atomically, and return the path. Raises ValueError for NaN."""
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value` to `path` as indented JSON, atomically, and return the path. Raises ValueError for NaN.
+
+    A list of numbers stands on one line, so that a confusion matrix has a line for each of its rows.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return write_text(path, NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n")
 
 
 def name_that_fits(stem, suffix):
