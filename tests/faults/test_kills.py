@@ -14,10 +14,12 @@ import time
 import pytest
 import torch
 from conftest import ROOT
+from labelled_images import shards_of
 from warm_python import WarmPython
 
 from models.checkpoint import read_checkpoint
 from utils.core.errors import UserError
+from utils.data.datasets import open_dataset
 
 EPOCHS, SAVE_EVERY = 8, 0.002  # minutes
 RUN = ("-d", "digits", "-m", "custom", "--image_size", 16, "--precision", "fp32", "--max_epoch", EPOCHS, "--plain_epochs", 2)
@@ -192,11 +194,29 @@ def pid_of_rank(rank, parent):
     return None
 
 
+def streamed_digits(folder):
+    """The flags for digits in four shards, as many images in an epoch as the data set has."""
+    pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+    dataset, count = open_dataset("digits"), 0
+    for split, images in (("train", dataset.train), ("val", dataset.held_out)):
+        for number in range(len(images)):
+            path = folder / "photos" / split / dataset.classes[images.labels[number]] / f"{number:04}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images.image(number).save(path)
+            count += split == "train"
+    pattern = shards_of(folder / "photos", folder / "digits", "train", 4)
+    shards_of(folder / "photos", folder / "digits", "val", 1)
+    (folder / "digits" / "classes.txt").write_text("\n".join(dataset.classes))
+    return ("-d", pattern, "--stream_images", count)
+
+
 @pytest.mark.faults
-def test_two_processes_that_are_killed_in_turn_end_as_the_undisturbed_two(tmp_path):
-    whole = start_ranks(tmp_path / "whole", "--save_every", 0)
+@pytest.mark.parametrize("data", [lambda folder: (), streamed_digits], ids=["in memory", "streamed"])
+def test_two_processes_that_are_killed_in_turn_end_as_the_undisturbed_two(data, tmp_path):
+    data = data(tmp_path)
+    whole = start_ranks(tmp_path / "whole", "--save_every", 0, *data)
     assert whole.wait(280) == 0, (tmp_path / "whole" / "log").read_text()[-3000:]
-    part, folder = start_ranks(tmp_path / "part", "--save_every", SAVE_EVERY), run_folder(tmp_path / "part")
+    part, folder = start_ranks(tmp_path / "part", "--save_every", SAVE_EVERY, *data), run_folder(tmp_path / "part")
     for rank, step in ((1, 10), (0, 25)):  # of 48
         wait_for(lambda step=step: saved_step(folder) >= step, part)
         os.kill(pid_of_rank(rank, part.pid), signal.SIGKILL)
