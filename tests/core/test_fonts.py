@@ -38,3 +38,9 @@ def test_a_font_of_bitmaps_is_passed_over(monkeypatch, tmp_path):
     fonts._opened.cache_clear()
     assert fonts.families("a")[0] == []
     fonts._opened.cache_clear()
+
+
+def test_a_font_that_draws_a_box_for_everything_has_no_character():
+    """matplotlib brings one, so this needs none installed; it has even what is no character."""
+    assert fonts.families("\U0010fffe") == ([fonts.FIRST], r"\U0010fffe")
+    assert fonts.one_font("\U0010fffe")[2] == r"\U0010fffe"

@@ -6,6 +6,7 @@ import unicodedata
 from utils.core.text import JOINERS, escaped
 
 FIRST = "DejaVu Sans"  # comes with matplotlib
+NO_CHARACTER = 0x10FFFE  # by Unicode; a font that has it draws a box for everything, as Last Resort, which matplotlib brings
 SPECIAL = ("Serif", "Mono", "Condensed", "Light", "Math")  # faces that other ones are taken before
 
 
@@ -63,7 +64,7 @@ def _installed():
 
 
 def _characters(family, text):
-    """Those characters of `text` that a font family draws."""
+    """Those characters of `text` that a font family draws as what they are."""
     font = _opened(family)
     return {c for c in text if font.get_char_index(ord(c))} if font else set()
 
@@ -77,4 +78,4 @@ def _opened(family):
         font.set_size(10, 72)
     except (OSError, RuntimeError, ValueError):  # bitmaps of one size, as some emoji fonts have, or a damaged file
         return None
-    return font
+    return None if font.get_char_index(NO_CHARACTER) else font
