@@ -6,7 +6,7 @@ from docs.cells import RESULTS, WEIGHTS, markdown, origins, results, spread
 
 
 def _published():
-    """{model: folder} of what weights/ publishes."""
+    """{run: folder} of what weights/ publishes."""
     return {path.parent.name: path.parent for path in sorted(WEIGHTS.glob("FashionMNIST/*/best_model.pth"))}
 
 
@@ -30,18 +30,17 @@ def _minutes(history):
 def published():
     """Every published network: accuracy on the test split, size, operations, latency."""
     rows = []
-    for model, folder in _published().items():
-        accuracy, mirrored = _accuracy(model), _accuracy(f"{model}_flip")
-        (operations,) = (
-            results(path.relative_to(RESULTS))
-            for path in RESULTS.glob(f"reference/published/complexity/{model}_*px_complexity.json")
-        )
-        files = {file["name"]: file for file in results(f"reference/published/benchmark/FashionMNIST_{model}.json")["files"]}
+    for name, folder in _published().items():
+        accuracy, mirrored = _accuracy(name), _accuracy(f"{name}_flip")
+        flags = _history(folder)["flags"]
+        measured = f"{flags['model']}_{flags['image_size']}px"
+        operations = results(f"reference/published/complexity/{measured}_complexity.json")
+        files = {file["name"]: file for file in results(f"reference/published/benchmark/FashionMNIST_{name}.json")["files"]}
         onnx, exact = files["ONNX Runtime fp32"], operations["exact"]
         rows.append(
             [
-                f"[{model}](../recipes/{model}.txt)",
-                f"{operations['input_shape'][-1]} px",
+                f"[{name}](../recipes/{name}.txt)",
+                f"{flags['image_size']} px",
                 _with_interval(accuracy),
                 f"{100 * mirrored['Acc@1']:.2f}",
                 f"{100 * accuracy['Acc@5']:.2f}",
@@ -61,12 +60,15 @@ def published():
 def in_short():
     """What a clone holds, in few columns: accuracy of the checkpoint and of the int8 file, its size and its latency."""
     rows = []
-    for model in _published():
-        accuracy, int8 = _accuracy(model), results(f"reference/published/quantization/FashionMNIST/{model}_int8.json")
-        file, one = int8["after"], int8["after"]["latency"][0]
-        cells = [f"{100 * accuracy['Acc@1']:.2f}", f"{100 * file['Acc@1']:.2f}", f"{file['bytes'] / 1e6:.1f}"]
-        rows.append([f"`{model}`", *cells, f"{one['median_ms']:.2g}"])
-    return markdown(["network", "test Acc@1, %", "int8, %", "int8, MB", "int8, ms an image"], rows)
+    for name, folder in _published().items():
+        accuracy, int8 = _accuracy(name), results(f"reference/published/quantization/FashionMNIST/{name}_int8.json")["after"]
+        cells = [
+            f"{_history(folder)['flags']['image_size']} px",
+            f"{100 * accuracy['Acc@1']:.2f}",
+            f"{100 * int8['Acc@1']:.2f}",
+        ]
+        rows.append([f"`{name}`", *cells, f"{int8['bytes'] / 1e6:.1f}", f"{int8['latency'][0]['median_ms']:.2g}"])
+    return markdown(["network", "image", "test Acc@1, %", "int8, %", "int8, MB", "int8, ms an image"], rows)
 
 
 def _measured_at():

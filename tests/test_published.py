@@ -28,7 +28,8 @@ OF_THE_PLACE = {"name", "data_dir", "num_workers", "tensorboard", "no_test", "re
 def test_each_model_has_its_files():
     assert len(MODELS) >= 3
     for name in MODELS:
-        kinds = {path.stem.removeprefix(f"{name}_") for path in FILES if path.parent.parent.name == name}
+        model = json.loads((ROOT / "weights/FashionMNIST" / name / "history.json").read_text())["flags"]["model"]
+        kinds = {path.stem.removeprefix(f"{model}_") for path in FILES if path.parent.parent.name == name}
         assert kinds in ({"onnx", "int8"}, {"onnx_fp16", "int8"})
 
 
