@@ -9,7 +9,7 @@ loader workers, fp32, NCHW, the default allocator. Ours is what train.py does by
 processes of their own, with the same model, data, batch and optimizer; of each pair the ratio counts. Image folders are
 timed from the second epoch on, when the cache is there; what its first build costs beside one plain pass over the files is
 timed apart. Beside the rate stands its share of what the device's own peaks, measured in the same process, would allow.
-Writes results/benchmarks/train_throughput.json; cases that are not run stay in it, if they are of the same machine.
+Writes results/benchmarks/train_throughput.json, each case with its date and machine; cases that are not run stay in it.
 """
 
 import dataclasses
@@ -35,6 +35,7 @@ CASES = {
     "cifar10_sample": ("custom", "cifar10_sample", 64, 3),
     "jpegs": ("custom", "jpegs", 224, 3),
     "custom_28": ("custom", "FashionMNIST", 28, 6),  # from here on the published networks at their own size
+    "custom_48": ("custom", "FashionMNIST", 48, 6),
     "mobilenet_v3_small_96": ("mobilenet_v3_small", "FashionMNIST", 96, 2),
     "resnet18_small_28": ("resnet18_small", "FashionMNIST", 28, 3),
 }
