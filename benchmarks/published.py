@@ -6,7 +6,7 @@
 For every checkpoint in weights/FashionMNIST/: accuracy of the checkpoint and of each file beside it, what int8 costs and
 gains, every kind of file side by side, operations and receptive field. The scripts run in a temporary folder with a copy of
 the published files, so they write nothing into the project; what they wrote is then kept, and the commands beside it in
-results/reference/published/commands.json, with the date and the machine.
+results/reference/published/commands.json, with the date and the machine of each model.
 """
 
 import os

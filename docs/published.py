@@ -68,7 +68,10 @@ def in_short():
             f"{100 * int8['Acc@1']:.2f}",
         ]
         rows.append([f"`{name}`", *cells, f"{int8['bytes'] / 1e6:.1f}", f"{int8['latency'][0]['median_ms']:.2g}"])
-    return markdown(["network", "image", "test Acc@1, %", "int8, %", "int8, MB", "int8, ms an image"], rows)
+    return (
+        markdown(["network", "image", "test Acc@1, %", "int8, %", "int8, MB", "int8, ms an image"], rows)
+        + f"\n\n{_measured_at()}"
+    )
 
 
 def _measured_at():
