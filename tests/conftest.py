@@ -62,7 +62,7 @@ def main_of(tmp_path, monkeypatch, capsys):
     def call(name, *flags):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, flags)])
-        monkeypatch.setattr(files, "_inputs", set())  # each script is a process of its own
+        monkeypatch.setattr(files, "_inputs", {})  # each script is a process of its own
         status = importlib.import_module(name).main()
         return status or 0, capsys.readouterr().out
 

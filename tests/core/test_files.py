@@ -16,7 +16,7 @@ from utils.core.files import TEMPORARY, WriteError, protect, replacing, write_by
 
 @pytest.fixture(autouse=True)
 def _no_inputs(monkeypatch):
-    monkeypatch.setattr(files, "_inputs", set())
+    monkeypatch.setattr(files, "_inputs", {})
 
 
 def leftovers(folder):
@@ -50,6 +50,18 @@ def test_an_input_is_never_replaced(tmp_path):
             write_text(tmp_path / name, "")
     assert path.read_text() == "mine" and not leftovers(tmp_path)
     write_text(tmp_path / "missing", "free")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_with_the_number_of_an_input_that_is_gone_is_no_input(replaced, tmp_path, monkeypatch):
+    path = write_text(tmp_path / "flags.txt", "mine")
+    protect(path)
+    path.unlink()  # as an editor does that saves it anew, while the run goes on
+    if replaced:
+        write_text(path, "edited")
+    output = write_text(tmp_path / "history.json", "")
+    monkeypatch.setattr(files, "_identity", lambda status: next(iter(files._inputs)))  # file systems use a number again
+    assert write_text(output, "the end of the run").read_text() == "the end of the run"
 
 
 def test_a_pipe_and_a_folder_are_refused(tmp_path):

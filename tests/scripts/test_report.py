@@ -84,7 +84,7 @@ def call(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             patch.setattr(sys, "argv", [f"{name}.py", *map(str, flags)])
-            patch.setattr(files, "_inputs", set())
+            patch.setattr(files, "_inputs", {})
             assert not importlib.import_module(name).main()
         return folder
 

@@ -16,7 +16,7 @@ RESULTS = pathlib.Path("results")
 NUMBERS = re.compile(r'\[\n([^][{}"]*)\]')  # a list in indented JSON; text has no bracket before a line break, which it escapes
 TEMPORARY = ".tmp-"  # with this the names of unfinished files begin
 _asking = threading.Lock()
-_inputs = set()  # (device, inode) of every file that this process must not write to
+_inputs = {}  # of every file that this process must not write to: (device, inode) -> its path when it was read
 
 
 class WriteError(UserError):
@@ -31,7 +31,7 @@ def protect(*paths):
     """Remember files that a run reads, so that no output replaces one of them; what does not exist is left out."""
     for path in paths:
         with contextlib.suppress(OSError):
-            _inputs.add(_identity(os.stat(path)))
+            _inputs[_identity(os.stat(path))] = os.path.abspath(path)
 
 
 @contextlib.contextmanager
@@ -129,6 +129,12 @@ def _identity(status):
     return status.st_dev, status.st_ino
 
 
+def _is_input(target, status):
+    """Whether a file is an input under any of its names. The number of a file that is gone is soon that of another one."""
+    read = _inputs.get(_identity(status))
+    return read is not None and os.path.exists(read) and os.path.samefile(read, target)
+
+
 def _refuse(path, target):
     try:
         status = target.stat()
@@ -136,7 +142,7 @@ def _refuse(path, target):
         return
     if not stat.S_ISREG(status.st_mode):
         raise WriteError(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
-    if _identity(status) in _inputs:
+    if _is_input(target, status):
         raise WriteError(path, "it is an input of this run; name another file")
 
 
