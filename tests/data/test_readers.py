@@ -12,11 +12,13 @@ from conftest import make_photos
 from labelled_images import write_table
 from PIL import Image
 
+from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.data.data_card import data_card
-from utils.data.datasets import open_dataset
+from utils.data.datasets import dataset_of, open_dataset
 from utils.data.reading import Reading
 from utils.data.rows import relative_name, without_common_folders
+from utils.data.samples import open_split
 from utils.data.splits import split_by_name
 
 
@@ -66,6 +68,32 @@ def test_splits_come_from_a_column_from_folders_in_the_paths_or_from_tables_besi
     write_table(photos / "valid.csv", moved[20:])
     beside = open_dataset(str(photos / "train.csv"))
     assert (len(beside.train), len(beside.val), beside.name) == (20, 13, "photos")
+
+
+def test_folders_above_a_table_say_nothing_of_its_images(photos, tmp_path):
+    """A data set that is moved into a folder called test/ keeps its splits, and holds out the same images."""
+    rows = images_in(photos)
+    here = {
+        "split": write_table(photos / "split.csv", rows),
+        "flat": write_table(photos / "train" / "a.csv", images_in(photos / "train")),
+    }
+    names = {name: [list(split.names()) for split in open_dataset(table).splits] for name, table in here.items()}
+    assert len(names["split"]) == len(names["flat"]) == 2
+    moved = shutil.move(photos, tmp_path / "test" / "photos")
+    for name, table in here.items():
+        there = open_dataset(str(moved / pathlib.Path(table).relative_to(photos)))
+        assert [list(split.names()) for split in there.splits] == names[name]
+
+
+def test_a_group_column_that_only_one_of_the_tables_has(photos):
+    rows = images_in(photos / "train")
+    write_table(
+        photos / "train" / "train.csv", [(*row, f"p{i // 4}") for i, row in enumerate(rows[:20])], ("image", "label", "patient")
+    )
+    write_table(photos / "train" / "test.csv", rows[20:])
+    dataset = open_dataset(str(photos / "train" / "train.csv"), val_fraction=0.3)
+    train, val = set(dataset.train.groups), set(dataset.val.groups)
+    assert train | val == {f"p{i}" for i in range(5)} and not train & val and len(set(dataset.test.groups)) == len(dataset.test)
 
 
 def test_a_parquet_table_is_read_like_a_csv(flat):
@@ -188,7 +216,7 @@ def test_what_is_listed_twice_counts_once(flat):
 def test_names_are_the_same_wherever_the_images_lie():
     for path in ("/data/photos/train/cat/1.jpg", "train/cat/1.jpg", "photos/Training/cat/1.jpg", "cat/1.jpg"):
         assert relative_name(path) == "cat/1.jpg"
-    assert relative_name("/photos/cat/1.jpg", "/photos") == "cat/1.jpg" and relative_name("train/1.jpg") == "train/1.jpg"
+    assert relative_name("../cat/1.jpg") == "../cat/1.jpg" and relative_name("train/1.jpg") == "train/1.jpg"
     assert without_common_folders(["p/a/1", "p/a/2", "p/b/1"]) == ["a/1", "a/2", "b/1"]
     assert without_common_folders(["p/ab/1", "p/ac/1"]) == ["ab/1", "ac/1"] and without_common_folders(["x"]) == ["x"]
 
@@ -197,6 +225,19 @@ def test_the_data_card_counts_splits_classes_and_sizes(photos):
     text = data_card(open_dataset(str(photos), val_fraction=0))
     assert "all       24    9" in text and "train: 24 images, JPEG, short sides of" in text and "no test split" in text
     assert "8×8 px, in memory" in data_card(open_dataset("digits"))
+
+
+def test_a_data_set_is_the_one_of_the_card_however_its_path_is_spelled(flat, monkeypatch):
+    rows = [(path, label, f"p{i // 3}") for i, (path, label) in enumerate(images_in(flat))]
+    table = pathlib.Path(write_table(flat / "a.csv", rows, ("where", "kind", "who")))
+    monkeypatch.chdir(flat)
+    reading = Reading(image_column="where", label_column="kind", group_column="who")
+    training = {"dataset": "a.csv", "val_fraction": 0.3, "reading": reading.given}
+    card = ModelCard("custom", ["blue", "green", "red"], training=training)
+    held_out = set(dataset_of(card).val.groups)
+    for spelling in ("./a.csv", str(table), str(flat / ".." / flat.name / "a.csv")):
+        assert set(dataset_of(card, spelling).val.groups) == held_out
+        assert set(open_split(card, spelling, split="val")[0].groups) == held_out
 
 
 def test_training_and_evaluation_read_the_same_columns(main_of, flat, tmp_path):

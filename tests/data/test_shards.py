@@ -1,8 +1,10 @@
 """Shards and Hugging Face data sets give what class folders give."""
 
+import io
 import json
 import pathlib
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -127,6 +129,29 @@ def test_hugging_face_parquet_gives_what_the_folder_gives(hugging_face, photos, 
         open_dataset(name, reading=Reading(label_column="species"))
     with pytest.raises(UserError, match="holds images in its column 'image', not their paths: give hf:"):
         open_dataset(str(tmp_path / "tables" / "train-00000-of-00001.parquet"))
+
+
+def test_unlabelled_rows_of_hugging_face_are_of_no_class(hugging_face, tmp_path):
+    Image.new("RGB", (8, 8)).save(stream := io.BytesIO(), "png")
+    images = {"image": [{"bytes": stream.getvalue(), "path": None}] * 4}
+    features = hugging_face.Features(image=hugging_face.Image(), label=hugging_face.ClassLabel(names=["a", "b"]))
+    parts = {"train": [0, 1, 0, 1], "validation": [1, 0, 1, 0], "test": [-1] * 4}
+    made = {
+        name: hugging_face.Dataset.from_dict(images | {"label": labels}, features=features) for name, labels in parts.items()
+    }
+    hugging_face.DatasetDict(made).save_to_disk(tmp_path / "secret")
+    dataset = open_dataset(f"hf:{tmp_path / 'secret'}")
+    assert dataset.test is None and "left out the split test (4 images): none of them has a label" in dataset.notices
+    made["test"] = hugging_face.Dataset.from_dict(images | {"label": [0, 1, -1, 1]}, features=features)
+    hugging_face.DatasetDict(made).save_to_disk(tmp_path / "some")
+    with pytest.raises(UserError, match="the column 'label' has no value in row 2"):
+        open_dataset(f"hf:{tmp_path / 'some'}")
+
+
+def test_folders_above_a_hugging_face_folder_say_nothing_of_its_images(hugging_face, photos, tmp_path):
+    names = [list(split.names()) for split in open_dataset(f"hf:{photos}").splits]
+    moved = shutil.move(photos, tmp_path / "val" / "photos")
+    assert [list(split.names()) for split in open_dataset(f"hf:{moved}").splits] == names
 
 
 def test_what_hugging_face_cannot_load_is_said_in_a_sentence(hugging_face, tmp_path):

@@ -87,10 +87,18 @@ def dataset_of(card, dataset=None, data_dir=None, some=False):
     place = data_dir or facts.get("data_dir", "data/")
     if not data_dir and not is_present(name, place):
         place = "data/"  # nothing is downloaded to where a file says
-    reading = Reading(**facts.get("reading", {})) if name == facts.get("dataset") else None  # columns of other data
+    reading = Reading(**facts.get("reading", {})) if is_own(card, name) else None  # columns of other data
     opened = open_dataset(name, place, facts.get("val_fraction", 0.1), complete=not some, reading=reading)
     match_classes(opened, card, some)
     return opened
+
+
+def is_own(card, dataset):
+    """Whether a data set is the one that the card names, however its path is spelled."""
+    own = card.training.get("dataset")
+    if own is None or dataset in DATASETS or own in DATASETS:
+        return dataset == own or (own is None and dataset in DATASETS)
+    return os.path.realpath(dataset) == os.path.realpath(own)
 
 
 def match_classes(dataset, card, some=False):

@@ -60,6 +60,9 @@ def read_hugging_face(name, reading, complete=True):
             rows.notices.append(f"left out the split {part} ({table.num_rows:,} images)")
             continue
         image, label = _columns(table, reading)
+        if not _is_labelled(table, label):
+            rows.notices.append(f"left out the split {part} ({table.num_rows:,} images): none of them has a label")
+            continue
         rows.notices += [f"{part}: images are in {image!r}, labels in {label!r}"]
         _add_rows(rows, target, part, split, (image, label, reading.group_column))
     base = pathlib.PurePath(target)
@@ -113,6 +116,12 @@ def _columns(part, reading):
     return chosen
 
 
+def _is_labelled(table, label):
+    """Whether a row has a class. Test splits whose answers are kept secret have none: -1 where the classes have names."""
+    named = bool(getattr(table.features.get(label), "names", None))
+    return any(value is not None and not (named and value < 0) for value in table.data.column(label).to_pylist())
+
+
 def _add_rows(rows, target, part, split, columns):
     from pyarrow import compute
 
@@ -128,18 +137,24 @@ def _add_rows(rows, target, part, split, columns):
     for index, (path, size, text, its_group) in enumerate(zip(paths, sizes, labels, groups, strict=True)):
         if size is None and path is None:
             raise UserError(f"row {index} of {part} has no image", option="image_column")
-        name = relative_name(path or f"{index:09}")
+        name = relative_name(_from(target, path) if path else f"{index:09}")
         name = name if "/" in name else f"{text}/{name}"  # as in class folders
         place = pathlib.Path(path) if size is None else Row(target, part, image, index, size, name, file)
         rows.append(place, name, text, split, its_group)
 
 
+def _from(target, path):
+    """The path of an image from the folder that was loaded; what the folders above it are called says nothing of it."""
+    folder = target if os.path.isdir(target) else os.path.dirname(target)
+    return os.path.relpath(path, folder) if os.path.isabs(path) and is_local(target) else path
+
+
 def _texts(table, column, option):
-    """A column as text: the names of classes, where its feature has them."""
+    """A column as text: the names of classes, where its feature has them; of these, -1 is no class."""
     if column not in table.features:
         raise UserError(f"there is no column {column!r}; the columns are {listed(list(table.features))}", option=option)
-    values = table.data.column(column).to_pylist()
+    values, names = table.data.column(column).to_pylist(), getattr(table.features[column], "names", None)
+    values = [None if names and value is not None and value < 0 else value for value in values]
     if any(value is None for value in values):
         raise UserError(f"the column {column!r} has no value in row {values.index(None)}", option=option)
-    names = getattr(table.features[column], "names", None)
     return [names[value] for value in values] if names else [str(value) for value in values]

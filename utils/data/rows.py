@@ -22,7 +22,7 @@ class Rows:
     names: list = field(default_factory=list)  # of the images: see `relative_name`
     labels: list = field(default_factory=list)  # names of classes
     splits: list = field(default_factory=list)  # "train", "val" or "test"; or empty
-    groups: list = field(default_factory=list)  # text; or empty
+    groups: list = field(default_factory=list)  # text; None for an image that is of no group
     notices: list = field(default_factory=list)
 
     def __len__(self):
@@ -32,10 +32,22 @@ class Rows:
         self.places.append(place)
         self.names.append(name)
         self.labels.append(label)
+        self.groups.append(group)
         if split is not None:
             self.splits.append(split)
-        if group is not None:
-            self.groups.append(group)
+
+    def keep(self, indices):
+        """Keep the images at `indices` alone, in that order."""
+        for name in ("places", "names", "labels", "splits", "groups"):
+            values = getattr(self, name)
+            setattr(self, name, [values[i] for i in indices] if values else values)
+
+    def all_groups(self):
+        """A group for each image, its own where it has none; or None where no image has one."""
+        if all(group is None for group in self.groups):
+            return None
+        groups = [str(place) if group is None else group for place, group in zip(self.places, self.groups, strict=True)]
+        return np.array(groups, dtype=object)
 
 
 def split_named(text, where):
@@ -47,18 +59,17 @@ def split_named(text, where):
     return split
 
 
-def relative_name(path, root=None):
-    """The name that an image has in every kind of data set: what follows its split folder, else its path below `root`.
+def relative_name(path):
+    """The name that an image has in every kind of data set: what follows its split folder, else its whole path.
 
     `photos/train/cat/1.jpg`, `train/cat/1.jpg` and `cat/1.jpg` all give `cat/1.jpg`, so that the same images are held out.
+    Give the path as the data set has it, from its own folder on: a folder above may be called `test` too.
     """
     path = pathlib.PurePath(path)
     parts = path.parts
     for number, part in enumerate(parts[:-1]):
         if part.lower() in SPLIT_OF and number + 1 < len(parts) - 1:
             return "/".join(parts[number + 1 :])
-    if root is not None and path.is_relative_to(root):
-        path = path.relative_to(root)
     return path.as_posix()
 
 
@@ -94,12 +105,12 @@ def dataset_of_rows(name, rows, complete=True, class_file=None):
         _compare_classes(name, classes, of_split, rows.notices)
     number = {label: i for i, label in enumerate(classes)}
     order = sorted(range(len(rows)), key=lambda i: (number[rows.labels[i]], _reading_order(names[i])))
-    labels, groups = np.array([number[label] for label in rows.labels]), np.array(rows.groups, dtype=object)
+    labels, groups = np.array([number[label] for label in rows.labels]), rows.all_groups()
     parts = {}
     for split in of_split:
         chosen = [i for i in order if splits[i] == split]
         places, keys = ([values[i] for i in chosen] for values in (rows.places, names))
-        parts[split] = Split(split, labels[chosen], None, places, None, keys, groups[chosen] if rows.groups else None)
+        parts[split] = Split(split, labels[chosen], None, places, None, keys, None if groups is None else groups[chosen])
     return Dataset(name, classes, parts.get("train"), parts.get("val"), parts.get("test"), rows.notices)
 
 

@@ -5,13 +5,12 @@ some real images asks `nearby_split`, or `example_images` for a few of them.
 """
 
 import contextlib
-import os
 
 import numpy as np
 from PIL import Image
 
 from utils.core.errors import UserError
-from utils.data.datasets import DATASETS, dataset_of, is_present, match_classes, open_dataset
+from utils.data.datasets import DATASETS, dataset_of, is_own, is_present, match_classes, open_dataset
 from utils.data.reading import Reading
 
 
@@ -24,7 +23,7 @@ def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
     is no such data set or split, and where the classes are not those of the card.
     """
     changes = changes or {}
-    if dataset and not _is_own(card, dataset):
+    if dataset and not is_own(card, dataset):
         opened = _open_whole(card, dataset, data_dir, changes)
     else:
         opened = dataset_of(card.replace(training=card.training | changes), dataset, data_dir, some=True)
@@ -33,14 +32,6 @@ def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
         there = ", ".join(part.name for part in (opened.train, opened.val, opened.test) if part)
         raise UserError(f"{opened.name} has no {split or 'val or test'} split; there are: {there}", option="split")
     return chosen, opened
-
-
-def _is_own(card, dataset):
-    """Whether a data set is the one that the card names."""
-    own = card.training.get("dataset")
-    if own is None or dataset in DATASETS or own in DATASETS:
-        return dataset == own or (own is None and dataset in DATASETS)
-    return os.path.realpath(dataset) == os.path.realpath(own)
 
 
 def _open_whole(card, dataset, data_dir, changes):

@@ -42,7 +42,7 @@ def _dataset(path, reading, complete, read):
         _add_siblings(path, reading, rows, read)
         name = path.resolve().parent.name
     if not rows.splits:
-        _splits_from_paths(rows)
+        _splits_from_paths(path, rows)
     _check_places(path, rows)
     return dataset_of_rows(name, rows, complete, path.with_name("classes.txt"))
 
@@ -73,7 +73,12 @@ def _list_rows(path, reading, rows, split):
 
 def _append(rows, table, image, label, split=None, group=None):
     place = pathlib.Path(os.path.normpath(table.parent / image))
-    rows.append(place, relative_name(place, os.path.normpath(table.parent)), label, split, group)
+    rows.append(place, relative_name(_from(table, place)), label, split, group)
+
+
+def _from(table, place):
+    """The path of an image from the folder of its table: what the folders above are called says nothing of the images."""
+    return os.path.relpath(place, table.parent)
 
 
 def _add_siblings(path, reading, rows, read):
@@ -89,8 +94,8 @@ def _add_siblings(path, reading, rows, read):
         rows.notices.append(f"the splits are those of {path.name} and of {listed(taken)} beside it")
 
 
-def _splits_from_paths(rows):
-    splits = [split_in_path(place) for place in rows.places]
+def _splits_from_paths(table, rows):
+    splits = [split_in_path(_from(table, place)) for place in rows.places]
     if all(splits) and "train" in splits and len(set(splits)) > 1:
         rows.splits = splits
         rows.notices.append(f"no column names the splits: folders in the paths do ({listed(sorted(set(splits)))})")
@@ -100,7 +105,7 @@ def _check_places(table, rows):
     """Drop what is listed twice. Raises UserError for an image with two labels, splits or groups, and for missing images."""
     known, kept, left_out = {}, [], []
     for i, place in enumerate(rows.places):
-        facts = tuple(values[i] for values in (rows.labels, rows.splits, rows.groups) if values)
+        facts = tuple(values[i] for values in (rows.labels, rows.splits, rows.groups) if values and values[i] is not None)
         if place not in known:
             known[place] = facts
             kept.append(i)
@@ -111,9 +116,7 @@ def _check_places(table, rows):
     missing = [str(place) for place in known if not os.path.isfile(place)]
     if missing:
         raise UserError(f"{table}: {len(missing):,} of {len(known):,} images are not there: {listed(missing, 3)}")
-    for name in ("places", "names", "labels", "splits", "groups"):
-        values = getattr(rows, name)
-        setattr(rows, name, [values[i] for i in kept] if values else values)
+    rows.keep(kept)
     rows.notices += [f"left out {line}" for line in counted(left_out)]
 
 

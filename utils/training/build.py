@@ -153,6 +153,10 @@ def open_data(options, start=None):
     card = ModelCard(options.model, dataset.classes, norm_type=options.norm_type, **images)
     for notice in dataset.notices:
         say(notice)
+    if card.num_classes == 1:
+        raise UserError(
+            f"{dataset.name} has the class {card.classes[0]!r} alone; a classifier tells two or more apart", "dataset"
+        )
     if options.no_test and dataset.test:
         say("the test images stay unread: this run is judged by the held-out images alone")
         dataset.test = None
