@@ -20,7 +20,7 @@ from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, place_name, protect, replacing, result_name, write_json
+from utils.core.files import benchmark_file, protect, replacing, write_json
 from utils.core.images import preprocess
 from utils.core.machine import keep_memory
 from utils.core.text import plural, si, table
@@ -172,9 +172,8 @@ def main():
         "threads": torch.get_num_threads(),
         "machine": describe_machine(),
     }
-    place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
-    named = result_name(card, args.weights, args.image_size and f"{args.image_size}px")
-    path = RESULTS / "benchmark" / f"{place}_{named}.json"
+    data = (args.dataset or card.training["dataset"], dataset.name) if dataset else (None, None)
+    path = benchmark_file(card, args.weights, *data, args.image_size and f"{args.image_size}px")
     write_json(path, result)
     plots.benchmark(rows, path.with_suffix(".png"), f"{card.architecture}, {card.image_size} px")
     print(describe(result))

@@ -50,7 +50,8 @@ def parser():
 
 
 def contradictions(args):
-    return ["--weights and --folds both rank the labels; take one"] if args.weights and args.folds else []
+    faults = ["--weights and --folds both rank the labels; take one"] if args.weights and args.folds else []
+    return faults + cli.same_file(args, "json", "fix_list", "html")
 
 
 def label_findings(args, splits, classes, broken):
@@ -124,8 +125,9 @@ def main():
     from utils.doctor.findings import find
     from utils.doctor.scan import scan_folder
 
-    classes, splits, notices = scan_folder(args.dataset)
-    protect(*(path for split in splits for path in split.paths))
+    classes, splits, notices, refusal = scan_folder(args.dataset)
+    notices += [refusal] if refusal else []
+    protect(*(path for split in splits for path in split.paths), *filter(None, [args.weights]))
     facts = read_all(splits)
     broken = {fact.path for fact in facts if fact.fault}
     if all(fact.fault for fact in facts):
@@ -145,7 +147,7 @@ def main():
         from utils.doctor.page import render
 
         print(f"written: {write_text(args.html, render(args.dataset, classes, counts, findings, broken))}")
-    return FOUND if findings else 0
+    return FOUND if findings or refusal else 0
 
 
 if __name__ == "__main__":

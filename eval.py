@@ -17,7 +17,6 @@ from utils.core.files import RESULTS, place_name, protect, result_name, write_js
 from utils.core.machine import keep_memory
 from utils.core.text import csv_text, plural, printable, shortened
 from utils.data.flags import add_reading, no_data, reading_of
-from utils.data.places import files_of
 
 DEFAULT = "FashionMNIST"  # what a checkpoint without a model card is evaluated on
 
@@ -40,7 +39,7 @@ def parser():
 
 
 def main():
-    args = parser().parse()
+    args = parser().parse(lambda args: cli.same_file(args, "output", "csv"))
 
     from utils.data.samples import open_split  # not above, as what follows: the flags are answered without torch
     from utils.evaluation import plots
@@ -67,10 +66,10 @@ def main():
         print(file.warning(), file=sys.stderr)
     card = file.card
     kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
-    facts = (kind, args.image_size and f"{args.image_size}px", args.tta if args.tta != "none" else None)
-    name = result_name(card, args.weights, *facts)
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, changes_of(args))
-    protect(*files_of(split.paths or ()))
+    other_split = split.name if split is not dataset.reported else None
+    size, tta = args.image_size and f"{args.image_size}px", args.tta if args.tta != "none" else None
+    name = result_name(card, args.weights, kind, size, tta, other_split)
     for notice in dataset.notices:
         print(notice, file=sys.stderr)
     count, source = plural(len(split), "image"), args.dataset or card.training["dataset"]
@@ -116,7 +115,8 @@ def changes_of(args):
 
 def describe(result):
     """Every metric that is shown, the speed, and the three classes with the lowest F1."""
-    weakest = sorted(result["per class"].items(), key=lambda item: item[1]["F1"])[:3]
+    occurring = [(name, values) for name, values in result["per class"].items() if values["support"]]
+    weakest = sorted(occurring, key=lambda item: item[1]["F1"])[:3]
     names = ", ".join(f"{printable(shortened(name, 40))} (F1 {values['F1']:.3f})" for name, values in weakest)
     from utils.evaluation.metrics import lines
 

@@ -11,6 +11,7 @@ beside the checkpoint, and what the network costs and sees.
 
 import collections
 import dataclasses
+import os
 import sys
 
 from utils.core import cli
@@ -50,6 +51,7 @@ def look(path, name, args):
     from utils.data.samples import open_split
     from utils.evaluation.metrics import summarise
     from utils.export.measure import answers_of
+    from utils.inference.formats import converted_folder
     from utils.inference.predictors import open_predictor
     from utils.report.files import exported_files
     from utils.report.run import Run
@@ -58,7 +60,7 @@ def look(path, name, args):
     file = open_predictor(path, device=args.device, otherwise="checkpoint")
     changes = {} if args.val_fraction is None else {"val_fraction": args.val_fraction}
     split, dataset = open_split(file.card, args.dataset, args.data_dir, args.split, changes)
-    protect(*(split.paths or ()))
+    protect(path.with_name("history.json"), *(converted_folder(path).glob("*")))
     print(f"{name}: asking about {len(split):,} images of {dataset.name} ({split.name})", flush=True)
 
     def ask(file, split):
@@ -66,7 +68,8 @@ def look(path, name, args):
 
     evaluation = ask(file, split)
     result = summarise(evaluation.logits, evaluation.labels, file.card.classes)
-    facts = (str(path), file.card, split, dataset, evaluation, result, file.arithmetic, file.device, describe_machine())
+    data = args.dataset or file.card.training.get("dataset")
+    facts = (str(path), file.card, split, dataset, data, evaluation, result, file.arithmetic, file.device, describe_machine())
     found = Run(name, *facts)
     found.files = exported_files(found, ask)
     for section, add in {"curves": add_training, "network": add_network, "data": add_findings}.items():
@@ -119,8 +122,8 @@ def add_findings(found, path, file):
 
     dataset = found.dataset
     splits = [part for part in (dataset.train, dataset.val, dataset.test) if part]
-    if any(part.paths is None for part in splits):
-        raise UserError("Its images come in one array, so there are no files to look through.")
+    if not all(isinstance(place, os.PathLike) for part in splits for place in part.paths or [None]):
+        raise UserError("Its images are no files of their own, so there are none to look through.")
     if sum(map(len, splits)) > MOST_FILES:
         raise UserError(f"It has more than {MOST_FILES:,} files: check_dataset.py looks through them.")
     found.findings = collections.defaultdict(list)

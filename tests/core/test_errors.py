@@ -94,6 +94,16 @@ def test_sigterm_exits_143():
     assert process.wait(10) == 143
 
 
+def test_a_closed_pipe_exits_141_without_a_word():
+    code = "from utils.core.errors import run; run(lambda: [print('line', flush=True) for _ in range(10_000)])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."}
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(10) == 141
+
+
 @pytest.mark.parametrize("module", LIGHT)
 def test_the_light_modules_import_neither_torch_nor_torchvision_nor_matplotlib(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'torchvision', 'matplotlib'}} & set(sys.modules)))"

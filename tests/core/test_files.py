@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import pickle
 import stat
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def test_a_file_with_the_number_of_an_input_that_is_gone_is_no_input(replaced, t
     output = write_text(tmp_path / "history.json", "")
     monkeypatch.setattr(files, "_identity", lambda status: next(iter(files._inputs)))  # file systems use a number again
     assert write_text(output, "the end of the run").read_text() == "the end of the run"
+
+
+def test_the_fault_of_a_write_can_be_sent_to_another_process():
+    sent = pickle.loads(pickle.dumps(WriteError("a.txt", "No space left")))
+    assert str(sent) == "a.txt cannot be written (No space left)" and sent.reason == "No space left"
 
 
 def test_a_pipe_and_a_folder_are_refused(tmp_path):

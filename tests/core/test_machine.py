@@ -1,13 +1,15 @@
 """What is said of the processor: its instruction sets, and whether its integer kernels saturate."""
 
+import pathlib
 import platform
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from conftest import ROOT
 
-from utils.core.machine import INSTRUCTION_SETS, cpu_features, saturates
+from utils.core.machine import INSTRUCTION_SETS, cache_folder, cpu_features, saturates
 
 X86 = (
     "processor : 0\nvendor_id : AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_vnni avx512_bf16 avx512_vbmi2\nflags : none\n"
@@ -44,3 +46,14 @@ def test_the_peak_of_memory_is_that_of_this_process_alone():
     code = "from utils.core.machine import peak_memory; print(peak_memory())"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert 0 < int(out) < 100 << 20 < len(held)
+
+
+def test_the_cache_is_where_the_system_says_and_without_a_home_among_temporary_files(monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pathlib.Path, "home", nowhere)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == pathlib.Path("/caches/image-classification")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == pathlib.Path(tempfile.gettempdir(), "image-classification")

@@ -88,7 +88,7 @@ def plant(root, seed=0):
 
 
 def findings_of(root):
-    classes, splits, _ = scan_folder(root)
+    classes, splits, _, _ = scan_folder(root)
     return find(read_all(splits, show=False), classes)
 
 

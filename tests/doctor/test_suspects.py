@@ -9,7 +9,7 @@ from utils.doctor.suspects import suspected
 
 def test_a_checkpoint_may_have_the_classes_in_another_order(photos, tmp_path):
     """Two checkpoints of one network, whose outputs are named in another order, suspect the same images."""
-    classes, splits, _ = scan_folder(photos)
+    classes, splits, _, _ = scan_folder(photos)
     torch.manual_seed(0)
     network = build_model("custom", len(classes), 16)
     network.classifier[3].weight.data *= 100  # it is sure of its answers

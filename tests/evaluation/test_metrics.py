@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, top_k_accuracy_score
 
+from utils.core.errors import UserError
 from utils.evaluation.metrics import METRICS, headline, image_metrics, lines, metric, summarise, topk_correct, wilson_interval
 
 
@@ -46,6 +47,16 @@ def test_a_class_that_does_not_occur_leaves_the_macro_average_alone():
     logits = torch.eye(3)[[0, 1, 0, 1]] * 9
     result = summarise(logits, torch.tensor([0, 1, 0, 1]), ["a", "b", "c"])
     assert result["macro"] == {"precision": 1, "recall": 1, "F1": 1} and result["per class"]["c"]["support"] == 0
+
+
+def test_one_class_alone_is_not_measured():
+    with pytest.raises(UserError, match="one class alone"):
+        summarise(torch.randn(3, 1), torch.zeros(3, dtype=torch.int64), ["a"])
+
+
+def test_the_loss_of_an_answer_without_doubt_is_zero_and_has_no_sign():
+    loss = METRICS["loss"].function(torch.tensor([[99.0, 0.0]]), torch.tensor([0]))
+    assert loss.item() == 0 and not loss.signbit().any()
 
 
 def test_calibration_error_by_hand():

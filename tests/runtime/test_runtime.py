@@ -136,6 +136,17 @@ def test_threads_and_workers_never_exceed_the_cores(cores, asked, device, monkey
     assert threads >= 1 and workers <= asked and threads + workers <= max(cores, 2 if device == "cuda" else 1)
 
 
+@pytest.mark.parametrize(("asked", "threads"), [("", 8), ("3", 3), ("2,1", 2), ("many", 8), ("99", 8)])
+def test_openmp_bounds_the_threads_as_its_standard_says(asked, threads, monkeypatch):
+    monkeypatch.setattr(device_module, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    before = torch.get_num_threads()
+    try:
+        assert share_cores(0, CPU)[0] == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_devices(capsys):
     assert choose_device("cpu", cuda=False).type == "cpu"
     if not torch.cuda.is_available():

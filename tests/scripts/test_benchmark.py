@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from contextlib import redirect_stderr
 from types import SimpleNamespace
 
@@ -91,6 +92,16 @@ def test_without_all_only_what_is_there_and_fresh(result_of, tmp_path):
     assert "not in the table: PyTorch bf16: custom_bf16.pth is older than the checkpoint; --all makes it" in out
     assert "not in the table: TorchScript fp32: custom_torchscript.pt is not there; --all makes it" in out
     assert stale.stat().st_mtime == 1  # nothing is made without being asked for
+
+
+def test_the_report_shows_what_was_measured(result_of, main_of, tmp_path):
+    weights = checkpoint(tmp_path / "best_model.pth")
+    QUANTIZERS["fp16"].apply(*trained(), tmp_path / "converted_models" / QUANTIZERS["fp16"].file_name("custom"))
+    _, result, _ = result_of("--weights", weights)
+    (row,) = [row for row in result["files"] if row["name"] == "PyTorch fp16"]
+    main_of("report", "-w", weights, "--output", "page.html")
+    cells = re.findall(r'<td class="number">([^<]*)</td>', (tmp_path / "page.html").read_text())
+    assert f"{row['latency'][0]['median_ms']:.3g}" in cells
 
 
 def test_what_cannot_be_made_is_named_and_the_rest_is_measured(result_of, tmp_path, monkeypatch):

@@ -96,10 +96,11 @@ def test_a_finding_may_be_of_no_file_or_of_many(photos, main_of):
 def test_what_training_would_refuse_is_said_too(photos, main_of):
     (photos / "train" / "Red").mkdir()
     status, out = main_of("check_dataset", "-d", photos)
+    assert status == 1
     said = f"train.py refuses this folder: class folder {photos / 'train' / 'Red'} holds no images; class 'Red' is missing in"
     assert said in " ".join(out.split())
     (photos / "train" / "Red").rmdir()
-    assert main_of("check_dataset", "-d", photos)[0] == status and "refuses" not in main_of("check_dataset", "-d", photos)[1]
+    assert main_of("check_dataset", "-d", photos)[0] == 0 and "refuses" not in main_of("check_dataset", "-d", photos)[1]
 
 
 def test_names_are_no_markup_and_no_formula(photos, main_of, tmp_path):
@@ -118,6 +119,19 @@ def test_outputs_never_replace_an_image(photos, main_of):
         with pytest.raises(UserError, match="is an input of this run"):
             main_of("check_dataset", "-d", photos, flag, victim)
     assert victim.read_bytes() == before
+
+
+def test_two_outputs_are_two_files(photos, main_of):
+    with pytest.raises(UserError, match="--json and --html name one file"):
+        main_of("check_dataset", "-d", photos, "--json", "a", "--fix_list", "b", "--html", "./a")
+
+
+def test_one_class_alone_is_refused_by_training_and_said_here(tmp_path, main_of):
+    make_photos(tmp_path / "one", classes=["red"])
+    status, out = main_of("check_dataset", "-d", tmp_path / "one")
+    assert status == 1 and "refuses this folder: one has one class, red" in " ".join(out.split())
+    with pytest.raises(UserError, match="one has one class, red"):
+        main_of("train", "-d", tmp_path / "one", "-m", "custom", "--image_size", 16, "--max_epoch", 1)
 
 
 def test_what_is_no_folder(main_of):

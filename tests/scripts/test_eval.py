@@ -120,7 +120,41 @@ def test_output_goes_where_it_is_wanted(checkpoint, main_of, tmp_path):
     assert {p.name for p in (tmp_path / "here").iterdir()} == {"x.json", "x_confusion.png", "x_mistakes.png"}
 
 
+def test_each_split_has_a_name_of_its_own(checkpoint, main_of, tmp_path):
+    for flags, name in (((), "custom_a"), (("--split", "test"), "custom_a"), (("--split", "val"), "custom_val_a")):
+        main_of("eval", "-w", checkpoint, *flags)
+        assert result(tmp_path, name)["split"] == (flags[-1] if flags else "test")
+
+
+def test_a_class_without_images_is_not_among_the_weakest(main_of, photos, tmp_path):
+    card = ModelCard("custom", ["absent", "blue", "green", "red"], 16, training={"dataset": "gone"})
+    save_checkpoint(tmp_path / "p.pth", {"model": build_model("custom", 4, 16).state_dict(), "card": card.to_dict()})
+    _, out = main_of("eval", "-w", tmp_path / "p.pth", "-d", photos)
+    assert "absent (F1" not in out and "red (F1" in out
+
+
+def test_damaged_weights_are_a_sentence(main_of, photos, tmp_path):
+    network = build_model("custom", 3, 16)
+    network.classifier[-1].weight.data[0, 0] = float("nan")
+    card = ModelCard("custom", ["blue", "green", "red"], 16, training={"dataset": str(photos)})
+    save_checkpoint(tmp_path / "p.pth", {"model": network.state_dict(), "card": card.to_dict()})
+    with pytest.raises(UserError, match=r"p\.pth answers with numbers that are not finite"):
+        main_of("eval", "-w", tmp_path / "p.pth")
+
+
+def test_an_image_of_another_split_is_not_replaced(main_of, photos, tmp_path):
+    card = ModelCard("custom", ["blue", "green", "red"], 16, training={"dataset": str(photos)})
+    save_checkpoint(tmp_path / "p.pth", {"model": build_model("custom", 3, 16).state_dict(), "card": card.to_dict()})
+    for script, flags in (("eval", ("--split", "val")), ("report", ("--split", "val"))):
+        victim = photos / "train" / "red" / "0.jpg"
+        before = victim.read_bytes()
+        with pytest.raises(UserError, match="is an input of this run"):
+            main_of(script, "-w", tmp_path / "p.pth", *flags, "--output", victim)
+        assert victim.read_bytes() == before
+
+
 MISTAKES = {
+    "one output for two": (("-w", "a.pth", "--csv", "x", "--output", "./x"), "--output and --csv name one file"),
     "no weights": ((), "weights"),
     "missing file": (("-w", "gone.pth"), "gone.pth does not exist"),
     "contradiction": (("-w", "a.pth", "-m", "resnet18"), "resnet18 contradicts the card"),

@@ -13,6 +13,7 @@ import torch
 from browser import Browser, find_browser
 from conftest import make_photos
 from digits_checkpoint import checkpoint as save_trained
+from labelled_images import shards_of
 from PIL import Image
 
 from models.build import build_model
@@ -160,7 +161,7 @@ def test_the_page_is_whole_and_has_the_figures_of_eval(digits, digits_page, call
     )
     assert "custom_onnx.onnx answers all 359 images" in page.text and "no answer differs" in page.text
     assert "Augmentation default" in page.text and "receptive field" in page.text and "kMAC" in page.text
-    assert "so there are no files to look through" in page.text
+    assert "Its images are no files of their own, so there are none to look through" in page.text
     buttons = [facts for tag, facts in page.tags if tag == "button" and "data-cell" in facts]
     cells = {tuple(map(int, b["data-cell"].split(","))): int(b["aria-label"].rpartition(" ")[2]) for b in buttons}
     assert cells == {(r, c): matrix[r][c] for r in range(10) for c in range(10)}
@@ -227,6 +228,18 @@ def test_the_held_out_share_can_be_given(call, tmp_path, capsys):
     call("report", "-w", folder, "--split", "val", "--val_fraction", "0.5", "--output", tmp_path / "page.html")
     count = len(open_dataset(str(tmp_path / "photos"), val_fraction=0.5).val)
     assert f"asking about {count} images of photos (val)" in capsys.readouterr().out and count > 5
+
+
+def test_the_page_on_another_split_leaves_that_on_the_usual_one(digits, digits_page, call):
+    before = digits_page.read_bytes()
+    folder = call("report", "-w", digits, "--split", "val")
+    assert digits_page.read_bytes() == before and (folder / "results" / "reports" / "digits_custom_val.html").is_file()
+
+
+def test_a_model_that_learnt_from_shards_has_a_page(call, tmp_path):
+    shards = shards_of(make_photos(tmp_path / "photos", "ab"), tmp_path / "shards", "train", 2)
+    call("report", "-w", random_run(tmp_path, "ab", shards), "--output", tmp_path / "page.html")
+    assert "Its images are no files of their own" in Page(tmp_path / "page.html").text
 
 
 def test_other_images_are_not_compared(digits, hostile_page, call, tmp_path):

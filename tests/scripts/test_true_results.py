@@ -15,6 +15,7 @@ from utils.core.errors import UserError
 from utils.core.files import origin, place_name, result_name
 from utils.data.datasets import open_dataset
 from utils.data.samples import generated_images
+from utils.data.splits import Dataset
 from utils.export.verify import export_model
 from utils.inference.predictors import open_predictor
 
@@ -191,8 +192,8 @@ def test_a_card_names_no_place(weights, trained, photos, main_of, tmp_path):
 def test_no_data_are_downloaded_to_where_a_file_says(trained, tmp_path, monkeypatch):
     from utils.data import datasets
 
-    asked = []
-    monkeypatch.setattr(datasets, "open_dataset", lambda name, place, *_, **options: asked.append(place))
+    asked, empty = [], Dataset("empty", COLOURS, None)
+    monkeypatch.setattr(datasets, "open_dataset", lambda name, place, *_, **options: asked.append(place) or empty)
     monkeypatch.setattr(datasets, "match_classes", lambda *_: None)
     card = trained[1].replace(training={"dataset": "FashionMNIST", "data_dir": str(tmp_path / "elsewhere")})
     datasets.dataset_of(card)

@@ -36,6 +36,19 @@ def test_buffers_are_averaged_or_copied_and_the_model_is_left_alone():
     assert torch.equal(model.running_mean, torch.ones(2)) and not any(p.requires_grad for p in ema.model.parameters())
 
 
+def test_tied_weights_are_averaged_once():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    nn.init.ones_(model[0].weight)
+    model[1].weight = model[0].weight
+    nn.init.ones_(model[2].weight)
+    ema = ModelEMA(model, 0.5)
+    for layer in (model[0], model[2]):
+        nn.init.zeros_(layer.weight)
+    ema.update(model)
+    assert ema.model[1].weight is ema.model[0].weight
+    assert torch.equal(ema.model[0].weight, ema.model[2].weight) and ema.model[0].weight[0, 0] < 1
+
+
 def test_it_goes_on_from_its_state():
     model = nn.Linear(2, 2)
     one, two = ModelEMA(model), ModelEMA(nn.Linear(2, 2))

@@ -88,6 +88,20 @@ def test_another_head_of_ours_is_new(weights):
     assert torch.equal(state["layer3.0.weight"], trained()[0].state_dict()["layer3.0.weight"])
 
 
+def test_both_heads_of_a_distilled_network_keep_their_rows():
+    name, card = "timm/levit_128s", ModelCard("timm/levit_128s", ["a", "b"], 64)
+    saved = build_model(name, 2, 64).state_dict()
+    network = build_model(name, 3, 64)
+    assert "1 of 3 classes kept" in Start("a.pth", saved, card).load_into(network, name, ["x", "b", "y"])
+    for head in ("head", "head_dist"):
+        assert torch.equal(network.state_dict()[f"{head}.linear.weight"][1], saved[f"{head}.linear.weight"][1])
+
+
+def test_a_lowest_rate_above_that_of_fine_tuning_is_refused(weights):
+    with pytest.raises(UserError, match=r"0\.002 is above the learning rate of fine-tuning, 0\.001"):
+        find_start(options(weights=str(weights), min_lr=0.002))
+
+
 def test_the_trunk_is_strict(weights):
     state, card = dict(trained()[0].state_dict()), trained()[1]
     del state["layer1.0.bias"]

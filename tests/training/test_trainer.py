@@ -137,6 +137,15 @@ def test_where_halves_do_not_help_the_run_ends(trainer_of):
     assert error.value.option == "batch_size"
 
 
+def test_an_odd_batch_is_not_halved(trainer_of):
+    """Half of it, twice, would be fewer images a step, and more steps than the learning rate falls over."""
+    trainer = trainer_of(max_epoch=1, batch_size=50)
+    needs_memory_for(trainer, 20)
+    with pytest.raises(UserError, match="out of memory at batch size 25; give less"):
+        trainer.fit()
+    assert trainer.plan == BatchPlan(25, 2)
+
+
 def test_a_state_of_an_older_version_can_be_resumed(trainer_of, capsys):
     first = trainer_of(max_epoch=1)
     first.fit()

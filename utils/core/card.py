@@ -288,7 +288,7 @@ CHECKS = {  # field of the card: (what its value must pass, the same in words)
 def read_classes(path):
     """Class names from a text file, one a line, blank lines ignored. Raises UserError where there are none."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors begin a text with a mark
             names = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"

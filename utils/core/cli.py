@@ -267,6 +267,15 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help or ''} (default: %(default)s)" if shown else action.help
 
 
+def same_file(args, *names):
+    """The faults of output flags, by their `names`, that name one file: what is written last would replace the others."""
+    flags = {}
+    for name in names:
+        if path := getattr(args, name):
+            flags.setdefault(os.path.realpath(path), []).append(name)
+    return [f"{' and '.join(f'--{name}' for name in same)} name one file" for same in flags.values() if len(same) > 1]
+
+
 def side(low=8):
     """Check: a length in pixels along one side of an image, from `low` to what memory holds."""
     return between(low, MOST_PIXELS)

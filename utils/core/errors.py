@@ -9,6 +9,7 @@ import sys
 from utils.core.text import Harmless, printable
 
 USER_ERROR, SOME_UNREADABLE, ACCURACY_LOST = 2, 3, 4  # exit statuses beyond 0 and Python's own 1
+CLOSED_PIPE = 128 + signal.SIGPIPE  # as of a program that the signal ends
 # Of an OSError: the place is closed to the user, full, of another kind than its name says, or its name leads nowhere.
 PLACES = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
@@ -67,7 +68,7 @@ def _status_of(main):
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return CLOSED_PIPE
     except Exception as error:
         sentence = explain(error)
         if sentence is None:

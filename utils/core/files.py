@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import pathlib
-import re
 import stat
 import threading
 
@@ -13,7 +12,6 @@ from utils.core.errors import UserError
 from utils.core.text import file_part
 
 RESULTS = pathlib.Path("results")
-NUMBERS = re.compile(r'\[\n([^][{}"]*)\]')  # a list in indented JSON; text has no bracket before a line break, which it escapes
 TEMPORARY = ".tmp-"  # with this the names of unfinished files begin
 _asking = threading.Lock()
 _inputs = {}  # of every file that this process must not write to: (device, inode) -> its path when it was read
@@ -24,7 +22,10 @@ class WriteError(UserError):
 
     def __init__(self, path, reason):
         super().__init__(f"{path} cannot be written ({reason})")
-        self.reason = reason
+        self.path, self.reason = path, reason
+
+    def __reduce__(self):
+        return WriteError, (self.path, self.reason)  # one process sends it to the others
 
 
 def protect(*paths):
@@ -87,8 +88,19 @@ def write_json(path, value):
 
     A list of numbers stands on one line, so that a confusion matrix has a line for each of its rows.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    return write_text(path, NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n")
+    return write_text(path, _json(value) + "\n")
+
+
+def _json(value, indent="\n"):
+    """`value` as JSON text of which each line but the first begins with `indent`."""
+    inner = f"{indent}  "
+    if isinstance(value, dict) and value:
+        keys = (json.dumps({key: 0}, ensure_ascii=False)[1:-4] for key in value)  # which spells them as JSON wants them
+        items = (f"{key}: {_json(inside, inner)}" for key, inside in zip(keys, value.values(), strict=True))
+        return f"{{{inner}{f',{inner}'.join(items)}{indent}}}"
+    if isinstance(value, list | tuple) and any(isinstance(inside, str | dict | list | tuple) for inside in value):
+        return f"[{inner}{f',{inner}'.join(_json(inside, inner) for inside in value)}{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)  # a list of numbers, at the speed of C
 
 
 def name_that_fits(stem, suffix):
@@ -108,6 +120,12 @@ def result_name(card, weights, *facts):
 def place_name(place, name):
     """Folder name of results about a data set called `name` that was given as `place`: two folders of one name differ."""
     return (origin(place) if os.path.exists(place) else "") or file_part(name)
+
+
+def benchmark_file(card, weights, data, name, *facts):
+    """Where benchmark.py writes what it measured of a checkpoint on the data set `name`, given as `data`; None for none."""
+    place = place_name(data, name) if name else "no_dataset"
+    return RESULTS / "benchmark" / f"{place}_{result_name(card, weights, *facts)}.json"
 
 
 def origin(path, model=None, dataset=None):

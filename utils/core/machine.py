@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import sys
+import tempfile
 
 # The instruction sets that decide which integer and 16-bit kernels run, as Linux spells them for x86 and for Arm.
 INSTRUCTION_SETS = (
@@ -98,7 +99,11 @@ def saturates():
 
 def cache_folder():
     """Where answers that hold for this machine are kept between runs."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "image-classification"
+    try:
+        place = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in some containers
+        place = tempfile.gettempdir()
+    return pathlib.Path(place) / "image-classification"
 
 
 def free_memory():

@@ -13,11 +13,13 @@ import re
 import numpy as np
 
 from utils.core.errors import UserError
+from utils.core.files import protect
 from utils.core.inputs import nearest, perhaps
 from utils.core.machine import network_timeout
 from utils.core.registry import Registry
 from utils.core.text import plural
 from utils.data.hugging_face import is_hugging_face
+from utils.data.places import files_of
 from utils.data.readers import HOW, read_dataset, reader_of
 from utils.data.reading import Reading
 from utils.data.splits import Dataset, Split, hold_out, stratified_split
@@ -90,7 +92,14 @@ def dataset_of(card, dataset=None, data_dir=None, some=False):
     reading = Reading(**facts.get("reading", {})) if is_own(card, name) else None  # columns of other data
     opened = open_dataset(name, place, facts.get("val_fraction", 0.1), complete=not some, reading=reading)
     match_classes(opened, card, some)
+    protect_images(opened)
     return opened
+
+
+def protect_images(dataset):
+    """Have no output of this process replace a file that holds images of a Dataset."""
+    for split in dataset.splits:
+        protect(*files_of(split.paths or ()))
 
 
 def is_own(card, dataset):

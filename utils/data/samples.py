@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from utils.core.errors import UserError
-from utils.data.datasets import DATASETS, dataset_of, is_own, is_present, match_classes, open_dataset
+from utils.data.datasets import dataset_of, is_own, is_present, match_classes, open_dataset, protect_images
 from utils.data.reading import Reading
 
 
@@ -27,7 +27,7 @@ def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
         opened = _open_whole(card, dataset, data_dir, changes)
     else:
         opened = dataset_of(card.replace(training=card.training | changes), dataset, data_dir, some=True)
-    chosen = getattr(opened, split) if split else opened.held_out or opened.train
+    chosen = getattr(opened, split) if split else opened.reported
     if chosen is None:
         there = ", ".join(part.name for part in (opened.train, opened.val, opened.test) if part)
         raise UserError(f"{opened.name} has no {split or 'val or test'} split; there are: {there}", option="split")
@@ -38,6 +38,7 @@ def _open_whole(card, dataset, data_dir, changes):
     reading = Reading(**changes.get("reading", {}))
     opened = open_dataset(dataset, data_dir or "data/", changes.get("val_fraction", 0), complete=False, reading=reading)
     match_classes(opened, card, some=True)
+    protect_images(opened)
     if opened.train and not (opened.val or opened.test):
         opened.train.name = "all"
     return opened

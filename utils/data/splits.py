@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from utils.core.errors import UserError
 from utils.core.images import load_image
+from utils.core.text import printable
 
 SPLIT_SEED = 0  # the held-out part is the same in every run, whatever --seed says
 
@@ -59,6 +61,13 @@ class Split:
         return self.keys if self.keys is not None else [path.relative_to(self.root).as_posix() for path in self.paths]
 
 
+def check_classes(dataset):
+    """Raise UserError for a Dataset of one class, which every network answers right."""
+    if len(dataset.classes) == 1:
+        only = printable(dataset.classes[0])
+        raise UserError(f"{dataset.name} has one class, {only}; a classifier tells two or more apart", option="dataset")
+
+
 @dataclass
 class Dataset:
     """A name that is safe in paths, the classes in the order of their labels, and up to three splits."""
@@ -74,6 +83,11 @@ class Dataset:
     def splits(self):
         """The splits that there are."""
         return [split for split in (self.train, self.val, self.test) if split]
+
+    @property
+    def reported(self):
+        """The split that a score is reported on unless told otherwise."""
+        return self.held_out or self.train
 
     @property
     def held_out(self):

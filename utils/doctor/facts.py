@@ -10,15 +10,17 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from utils.core.images import ODD, refusal, to_rgb, why_unreadable
+from utils.core.images import ODD, reads_heif, refusal, to_rgb, why_unreadable
 from utils.core.processes import DIED, in_processes
+from utils.core.walk import HEIF
 
 CHUNK = 32  # files that a process reads at a time
 THUMBNAIL = 64  # px, the side of the grey square that copies are compared by
 FINE = 32  # px, the side at which sharpness is measured: the same for images of every size
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-FORMATS = {"JPEG": {".jpg", ".jpeg", ".jfif", ".jpe"}, "TIFF": {".tif", ".tiff"}, "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
-           "JPEG2000": {".jp2", ".j2k", ".jpc", ".jpf", ".jpx"}}  # fmt: skip
+JPEG = {".jpg", ".jpeg", ".jfif", ".jpe"}
+FORMATS = {"JPEG": JPEG, "MPO": {*JPEG, ".mpo"}, "HEIF": set(HEIF), "TIFF": {".tif", ".tiff"},
+           "PPM": {".ppm", ".pgm", ".pbm", ".pnm"}, "JPEG2000": {".jp2", ".j2k", ".jpc", ".jpf", ".jpx"}}  # fmt: skip
 # What of an image a copy may show: everything, or all but a margin at some sides; (left, top, right, bottom) as shares.
 CROPS = ((0, 0, 1, 1), (0.05, 0.05, 0.95, 0.95), (0.025, 0.025, 0.975, 0.975),
          *((x, y, x + side, y + side) for side in (0.9, 0.95) for x in (0, 1 - side) for y in (0, 1 - side)))  # fmt: skip
@@ -55,6 +57,8 @@ class Facts:
 def read_facts(place):
     """`(path, split name, label)` -> Facts."""
     path, split, label = place
+    if path.lower().endswith(HEIF):
+        reads_heif()
     try:
         with open(path, "rb") as file:
             content = file.read()

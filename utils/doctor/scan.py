@@ -4,11 +4,13 @@ import pathlib
 
 from utils.core.errors import UserError
 from utils.data.image_folder import image_folder
+from utils.data.splits import check_classes
 
 
 def scan_folder(root):
-    """`(classes, [Split], notices)` of `root/<split>/<class>/…` or `root/<class>/…`; the classes are those of all splits.
+    """`(classes, [Split], notices, refusal)` of `root/<split>/<class>/…` or `root/<class>/…`.
 
+    The classes are those of all splits; `refusal` says why train.py does not take the folder, or is None.
     Raises UserError for what is no folder, for a folder without images, and for one that can be read in two ways.
     """
     if not pathlib.Path(root).is_dir():
@@ -17,8 +19,9 @@ def scan_folder(root):
         )
     dataset = image_folder(root, complete=False)
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
+    refusal = None
     try:
-        image_folder(root)
+        check_classes(image_folder(root))
     except UserError as error:
-        dataset.notices.append(f"train.py refuses this folder: {error}")
-    return dataset.classes, splits, dataset.notices
+        refusal = f"train.py refuses this folder: {error}"
+    return dataset.classes, splits, dataset.notices, refusal

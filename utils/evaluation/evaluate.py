@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from utils.evaluation.metrics import cross_entropy
 from utils.runtime.device import exact_matmul
 from utils.runtime.distributed import world_size
 
@@ -53,7 +54,7 @@ IMAGES = ("image", "class", "answer", "probability of the class", "probability o
 
 def of_each_image(evaluation, split, classes):
     """A row of IMAGES for every image of a split, in its order; the loss is the cross-entropy, in nats."""
-    loss = torch.nn.functional.cross_entropy(evaluation.logits.double(), evaluation.labels, reduction="none").tolist()
+    loss = cross_entropy(evaluation.logits, evaluation.labels).tolist()
     probability, answer = evaluation.logits.double().softmax(1).max(1)
     rows = zip(evaluation.labels.tolist(), answer.tolist(), probability.tolist(), loss, strict=True)
     return [

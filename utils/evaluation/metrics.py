@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import torch
 from torchmetrics.functional import classification as tm
 
+from utils.core.errors import UserError
 from utils.core.registry import Registry
+from utils.evaluation.reliability import BINS
 
 METRICS = Registry("metric")
+ROWS = 4096  # images that are counted in float64 at a time
 
 
 def decimals(value):
@@ -62,7 +65,9 @@ def metric(name, **facts):
 @metric("loss", per="image", curve=True)
 def cross_entropy(logits, labels):
     """In float64, natural logarithm."""
-    return torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    parts = zip(logits.split(ROWS), labels.split(ROWS), strict=True)
+    losses = [torch.nn.functional.cross_entropy(some.double(), theirs, reduction="none") for some, theirs in parts]
+    return torch.cat(losses).abs()  # of a right answer without any doubt it is 0, and not -0
 
 
 @metric("Acc@1", per="image", curve=True, share=True)
@@ -114,8 +119,9 @@ def confusion(logits, labels):
 
 @metric("expected calibration error", per="split", probabilities=True)
 def calibration_error(probabilities, labels):
-    """15 bins of equal width (Guo et al. 2017)."""
-    return tm.multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=15).item()
+    """15 bins of equal width (Guo et al. 2017); torchmetrics would give a probability of exactly 1 a bin of its own."""
+    below_one = probabilities.clamp(max=1 - torch.finfo(probabilities.dtype).eps)
+    return tm.multiclass_calibration_error(below_one, labels, probabilities.shape[1], n_bins=BINS).item()
 
 
 def wilson_interval(correct, count):
@@ -158,6 +164,8 @@ def summarise(logits, labels, classes):
     logits: float (n, C); labels: int64 (n,); classes: the C names. Metrics of classes stand under "per class", by the
     names, and their averages over the classes that occur under "macro".
     """
+    if len(classes) < 2:
+        raise UserError("the network knows one class alone: there is nothing that it could get wrong", option="weights")
     present, result = labels.unique(), {}
     for name, m in METRICS.items():
         if len(classes) < m.least_classes:

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from utils.core.errors import UserError
 from utils.data.loader import eval_batches
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.latency import race
@@ -18,15 +19,23 @@ INTERVAL = "Acc@1 95 % interval"
 def answers_of(file, split, batch_size, num_workers):
     """The Evaluation of an opened file on a Split; torch has its threads back afterwards.
 
-    A file that holds the preprocessing is given the images as they are.
+    A file that holds the preprocessing is given the images as they are, one at a time: at full size each is a batch. Raises
+    UserError where an answer is not finite.
     """
+    evaluation = _answers_of(file, split, batch_size, num_workers)
+    if not evaluation.logits.isfinite().all():
+        raise UserError(f"{file.path} answers with numbers that are not finite; its weights are damaged", option="weights")
+    return evaluation
+
+
+def _answers_of(file, split, batch_size, num_workers):
     device, threads = torch.device(file.device), torch.get_num_threads()
     workers = share_cores(num_workers if split.paths else 0, device)[1]
     try:
         if not file.card.with_preprocessing:
             return evaluate(file.predict, eval_batches(split, file.card, batch_size, device, workers=workers))
-        labels, parts = torch.from_numpy(split.labels), torch.arange(len(split)).split(batch_size)
-        prepared = (([file.prepare(split.image(int(i))) for i in part], labels[part]) for part in parts)
+        labels = torch.from_numpy(split.labels)
+        prepared = (([file.prepare(split.image(i))], labels[i : i + 1]) for i in range(len(split)))
         return evaluate(lambda images: torch.from_numpy(file.answer(images)), prepared)
     finally:
         torch.set_num_threads(threads)

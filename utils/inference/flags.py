@@ -2,7 +2,7 @@
 
 import os
 
-from utils.core.cli import add_tta, at_least, between
+from utils.core.cli import add_tta, at_least, between, same_file
 from utils.core.walk import MAX_PIXELS
 
 
@@ -33,9 +33,9 @@ def add_flags(parser):
 
 def flags_agree(args):
     """Faults of output flags that do not go together."""
-    faults = []
+    faults = same_file(args, "json", "csv")
     if args.json == args.csv == "-":
-        faults.append("--json - and --csv - both want standard output; give one of them a file")
+        faults = ["--json - and --csv - both want standard output; give one of them a file"]
     for flag, path in (("--json", args.json), ("--csv", args.csv)):
         if path and os.path.isdir(path):
             faults.append(f"{flag} {path} is a folder; name a file")

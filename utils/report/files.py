@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.core.files import RESULTS
+from utils.core.files import benchmark_file
 from utils.evaluation.metrics import wilson_interval
 from utils.inference.formats import FORMATS, converted_folder
 from utils.inference.predictors import open_predictor
@@ -86,8 +86,8 @@ def _ask(path, run, chosen, answers):
 
 
 def _benchmark(run):
-    """The rows that benchmark.py wrote for this architecture on this data set, where it did."""
-    path = RESULTS / "benchmarks" / f"{run.dataset.name}_{run.card.architecture}.json"
+    """The rows that benchmark.py wrote for this checkpoint on this data set, where it did."""
+    path = benchmark_file(run.card, run.path, run.data, run.dataset.name)
     try:
         return json.loads(path.read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from utils.core.files import RESULTS
+from utils.core.files import RESULTS, place_name
 
 OF_A_RUN = ("best_model.pth", "last.pth")  # what train.py calls its checkpoints, in a folder that has the model's name
 LONGEST = 120  # characters of a file name
@@ -22,7 +22,12 @@ def names_of(paths):
 
 
 def default_output(runs):
-    """Where the page on a list of Runs goes unless it is said: results/reports/<data set>_<name>.html."""
-    name = "_".join([runs[0].dataset.name, "_and_".join(run.name for run in runs)])
+    """Where the page on a list of Runs goes unless it is said: results/reports/<data set>_<name>.html.
+
+    The split stands in the name where it is not the one that is reported on unless told otherwise.
+    """
+    first = runs[0]
+    other = [first.split.name] if first.split is not first.dataset.reported else []
+    name = "_".join([place_name(first.data, first.dataset.name), "_and_".join(run.name for run in runs), *other])
     safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")
     return RESULTS / "reports" / f"{safe[:LONGEST]}.html"

@@ -19,6 +19,7 @@ class Run:
     card: ModelCard
     split: Split
     dataset: Dataset
+    data: str  # what it was given as: a name, or a path
     evaluation: Evaluation
     result: dict
     arithmetic: str  # what computes, in words

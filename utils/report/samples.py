@@ -35,9 +35,10 @@ def samples_of(split, card, flags):
     if name == "none" and not (erasing or mixup or cutmix):
         return None
     chosen = split.subset(np.linspace(0, len(split) - 1, IMAGES).astype(int))
-    geometry = (card.image_size, card.mean, card.std, card.resize_size)
+    geometry = (card.image_size, card.mean, card.std, card.resize_size, card.interpolation)
     augment, plain = AUGMENTATIONS[name](*geometry), AUGMENTATIONS["none"](*geometry)
-    store, random = open_store(chosen, card.resize_size, "off", show=False), np.random.default_rng(0)
+    store = open_store(chosen, card.resize_size, "off", show=False, interpolation=card.interpolation)
+    random = np.random.default_rng(0)
     indices, labels = torch.arange(len(chosen)), torch.from_numpy(chosen.labels)
     source = TransformStore(chosen, augment.per_image) if augment.per_image else store
     columns = [plain(store.gather(indices), None)]

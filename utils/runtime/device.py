@@ -88,7 +88,9 @@ def share_cores(workers, device):
     available = max(1, cores() // processes_here())
     most = available // 2 if device.type == "cpu" else max(1, available - 1)
     workers = min(workers, most)
-    threads = max(1, min(available - workers, int(os.environ.get("OMP_NUM_THREADS", available))))
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # the rest is for threads that start threads
+    bound = int(asked) if asked.isdecimal() else available
+    threads = max(1, min(available - workers, bound))
     torch.set_num_threads(threads)
     return threads, workers
 

@@ -13,6 +13,7 @@ from utils.core.errors import UserError
 from utils.core.machine import cores, keep_memory
 from utils.core.text import plural, printable
 from utils.data.datasets import open_dataset
+from utils.data.splits import check_classes
 from utils.data.streams import open_stream
 from utils.kernels.convert import is_compiled, use_training_kernels
 from utils.runtime import distributed
@@ -62,7 +63,7 @@ def build_trainer(options, device, stop=None):
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device, teacher)
     saved = find_saved(options, files, run)
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
-        precision = announced(from_main(possible_precision, saved["card"]["training"]["precision"], device))
+        precision = announced(from_main(possible_precision, saved["card"]["training"].get("precision", "fp32"), device))
     model = make_model(options, card, device, start)
     data = TrainingData(dataset, card, options, device)
 
@@ -153,10 +154,7 @@ def open_data(options, start=None):
     card = ModelCard(options.model, dataset.classes, norm_type=options.norm_type, **images)
     for notice in dataset.notices:
         say(notice)
-    if card.num_classes == 1:
-        raise UserError(
-            f"{dataset.name} has the class {card.classes[0]!r} alone; a classifier tells two or more apart", "dataset"
-        )
+    check_classes(dataset)
     if options.no_test and dataset.test:
         say("the test images stay unread: this run is judged by the held-out images alone")
         dataset.test = None

@@ -5,6 +5,13 @@ import copy
 import torch
 
 
+def _tensors(model):
+    """{name: parameter or buffer} of what a model saves, each once: tied weights have several names, here the last."""
+    named = model.state_dict(keep_vars=True)
+    names = {id(value): key for key, value in named.items()}
+    return {key: named[key] for key in names.values()}
+
+
 class ModelEMA:
     """Averages parameters and floating-point buffers: average ← d·average + (1 - d)·value after every optimizer step.
 
@@ -28,7 +35,7 @@ class ModelEMA:
     def update(self, model):
         """Average in the weights that `model` has now."""
         self.updates += 1
-        averages, values = self.model.state_dict(), model.state_dict()
+        averages, values = _tensors(self.model), _tensors(model)
         floating = [key for key, value in values.items() if value.is_floating_point()]
         torch._foreach_lerp_(
             [averages[key] for key in floating], [values[key] for key in floating], 1 - self.decay_at(self.updates)

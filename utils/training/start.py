@@ -35,8 +35,8 @@ class Start:
         The head's last layer has a row for each class: those of `classes` whose name is in the card too are kept. Where the
         head is another one, all of it is new. Raises UserError, with the keys, for weights of another trunk.
         """
-        head, rows, own = _name_of_head(network, name), class_rows(name), network.state_dict()
-        in_head = {key for key in [*own, *self.state] if key.startswith(f"{head}.")}
+        heads, rows, own = _names_of_heads(network, name), class_rows(name), network.state_dict()
+        in_head = {key for key in [*own, *self.state] if key.startswith(heads)}
         hidden = (in_head | {*rows}) & own.keys() - {*rows}
         fits = all(key in self.state and self.state[key].shape == own[key].shape for key in hidden)
         fits = fits and all(key in self.state and self.state[key].shape[1:] == own[key].shape[1:] for key in rows)
@@ -62,9 +62,12 @@ class Start:
         return {place: rows[name] for place, name in enumerate(classes) if name in rows}
 
 
-def _name_of_head(network, name):
+def _names_of_heads(network, name):
+    """What the keys of the head begin with; of a distilled network, which has two, those of both."""
     head = head_of(network, name)
-    return next(key for key, module in network.named_modules() if module is head)
+    found = [key for key, module in network.named_modules() if module is head]
+    found = found or [key for key, module in network.named_modules() if any(module is part for part in head)]
+    return tuple(f"{key}." for key in found)
 
 
 def find_start(options):
@@ -90,4 +93,7 @@ def find_start(options):
     elif start and "model" in options.defaulted:
         raise UserError(f"{start.path} has no model card; say which network it is", option="model")
     left = {field.name for field in dataclasses.fields(options)} & {*options.defaulted}
-    return replace(options, **{name: value for name, value in chosen.items() if name in left}), start
+    options = replace(options, **{name: value for name, value in chosen.items() if name in left})
+    if options.min_lr > options.base_lr:
+        raise UserError(f"{options.min_lr:g} is above the learning rate of fine-tuning, {options.base_lr:g}", option="min_lr")
+    return options, start

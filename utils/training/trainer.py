@@ -120,8 +120,12 @@ class Trainer:
         return epoch % self.options.eval_epoch == 0 or epoch == self.options.max_epoch
 
     def halve_batches(self):
-        """Go on with half the batch size and twice the accumulation. Raises UserError where that cannot help."""
-        if self.state.group > 2 or self.plan.batch_size < 4 or self.plan.world > 1:
+        """Go on with half the batch size and twice the accumulation. Raises UserError where that cannot help.
+
+        An odd batch has no half: a step would have fewer images, and an epoch other steps than the schedule counts on.
+        """
+        cannot = self.plan.batch_size < 4 or self.plan.batch_size % 2 or self.plan.world > 1
+        if cannot or self.state.group > 2:
             raise UserError(f"CUDA is out of memory at batch size {self.plan.batch_size}; give less", "batch_size")
         self.plan = self.plan.halved()
         self.state.optimizer.zero_grad(set_to_none=not self.step.config.keeps_gradients)
