@@ -11,7 +11,7 @@ from torchmetrics.functional import classification as tm
 
 from utils.core.errors import UserError
 from utils.core.registry import Registry
-from utils.evaluation.reliability import BINS
+from utils.evaluation.reliability import reliability
 
 METRICS = Registry("metric")
 ROWS = 4096  # images that are counted in float64 at a time
@@ -26,8 +26,7 @@ def decimals(value):
 class Metric:
     """One figure about the answers of a network.
 
-    `function(scores, labels)` takes float (n, C) and int64 (n,). The scores are logits, or probabilities where
-    `probabilities` says so. What the function returns depends on `per`:
+    `function(logits, labels)` takes float (n, C) and int64 (n,). What it returns depends on `per`:
 
     - "image": a value for each image, (n,). Their average is reported, after every epoch of training too.
     - "class": a value for each class, (C,). Reported for each class and, where `macro`, averaged over those that occur.
@@ -39,7 +38,6 @@ class Metric:
 
     function: Callable
     per: str
-    probabilities: bool = False
     least_classes: int = 1
     macro: bool = True
     shown: Callable | None = decimals
@@ -48,7 +46,7 @@ class Metric:
 
     def __call__(self, logits, labels):
         """What is reported of the answers; for a metric of classes, the values of all of them as a tensor (C,)."""
-        values = self.function(logits.softmax(1) if self.probabilities else logits, labels)
+        values = self.function(logits, labels)
         return values.double().mean().item() if self.per == "image" else values
 
 
@@ -117,11 +115,11 @@ def confusion(logits, labels):
     return tm.multiclass_confusion_matrix(logits.argmax(1), labels, num_classes=logits.shape[1]).tolist()
 
 
-@metric("expected calibration error", per="split", probabilities=True)
-def calibration_error(probabilities, labels):
-    """15 bins of equal width (Guo et al. 2017); torchmetrics would give a probability of exactly 1 a bin of its own."""
-    below_one = probabilities.clamp(max=1 - torch.finfo(probabilities.dtype).eps)
-    return tm.multiclass_calibration_error(below_one, labels, probabilities.shape[1], n_bins=BINS).item()
+@metric("expected calibration error", per="split")
+def calibration_error(logits, labels):
+    """Over the bins of `reliability` (Guo et al. 2017). That of torchmetrics has one bin more, for probabilities of exactly 1."""
+    distances = (b["images"] * abs(b["confidence"] - b["accuracy"]) for b in reliability(logits, labels))
+    return sum(distances) / max(1, len(labels))
 
 
 def wilson_interval(correct, count):
