@@ -13,10 +13,9 @@ def run_of(name, right, dataset="digits", classes=("a", "b")):
     """What `compare` needs of a Run: which images are right."""
     labels = torch.arange(len(right)) % 2
     split = Split("test", labels.numpy(), np.zeros((len(right), 1, 1, 1)))
-    data = SimpleNamespace(name=dataset)
     answers = SimpleNamespace(labels=labels)
     return SimpleNamespace(
-        name=name, correct=np.array(right, bool), split=split, dataset=data, evaluation=answers, classes=classes
+        name=name, correct=np.array(right, bool), split=split, data=dataset, evaluation=answers, classes=classes
     )
 
 
@@ -40,6 +39,7 @@ def test_words_of_no_difference():
 
 def test_other_images_are_refused():
     one = run_of("one", [1, 0])
-    for other in (run_of("two", [1, 0], dataset="photos"), run_of("two", [1, 0, 1]), run_of("two", [1, 0], classes=("b", "a"))):
+    elsewhere, named = run_of("two", [1, 0], dataset="b/digits"), run_of("two", [1, 0], classes=("b", "a"))
+    for other in (elsewhere, run_of("two", [1, 0, 1]), named):
         with pytest.raises(UserError, match="cannot be compared"):
             compare(one, other)

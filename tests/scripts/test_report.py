@@ -230,6 +230,15 @@ def test_the_held_out_share_can_be_given(call, tmp_path, capsys):
     assert f"asking about {count} images of photos (val)" in capsys.readouterr().out and count > 5
 
 
+def test_held_out_images_of_other_data_chose_no_epoch(call, tmp_path):
+    folder = random_run(tmp_path, ["blue", "green", "red"], make_photos(tmp_path / "own"), history=history())
+    other = make_photos(tmp_path / "other")
+    for flags, said in (((), True), (("-d", other), False)):
+        call("report", "-w", folder, *flags, "--output", tmp_path / "page.html")
+        text = Page(tmp_path / "page.html").text
+        assert "the best on the held-out images" in text and ("a little too good" in text) is said
+
+
 def test_the_page_on_another_split_leaves_that_on_the_usual_one(digits, digits_page, call):
     before = digits_page.read_bytes()
     folder = call("report", "-w", digits, "--split", "val")

@@ -117,7 +117,7 @@ def confusion(logits, labels):
 
 @metric("expected calibration error", per="split")
 def calibration_error(logits, labels):
-    """Over the bins of `reliability` (Guo et al. 2017). That of torchmetrics has one bin more, for probabilities of exactly 1."""
+    """Over the bins of `reliability` (Guo et al. 2017). torchmetrics has one bin more, for probabilities of exactly 1."""
     distances = (b["images"] * abs(b["confidence"] - b["accuracy"]) for b in reliability(logits, labels))
     return sum(distances) / max(1, len(labels))
 

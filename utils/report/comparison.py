@@ -1,5 +1,6 @@
 """Two models on the same images: McNemar's test, in numbers and in words."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +46,9 @@ def compare(one, other):
 def _check_same_images(one, other):
     names = [np.array(run.classes)[run.evaluation.labels.numpy()] for run in (one, other)]
     files = [run.split.names() if run.split.paths else None for run in (one, other)]
-    if one.dataset.name != other.dataset.name or one.split.name != other.split.name:
-        places = [f"{run.dataset.name} {run.split.name}" for run in (one, other)]
+    same_data = os.path.realpath(one.data) == os.path.realpath(other.data)  # also of data sets with a name
+    if not same_data or one.split.name != other.split.name:
+        places = [f"{run.data} {run.split.name}" for run in (one, other)]
         raise UserError(f"the two models were asked about other images, {places[0]} and {places[1]}: they cannot be compared")
     if files[0] != files[1] or not np.array_equal(*names):
         raise UserError("the two models were asked about other images or labels: they cannot be compared")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.core.card import ModelCard
+from utils.data.datasets import is_own
 from utils.data.splits import Dataset, Split
 from utils.evaluation.evaluate import Evaluation
 from utils.report.curves import Curves
@@ -40,6 +41,11 @@ class Run:
     def correct(self):
         """bool (n,): which images are answered right, in the order of the split."""
         return (self.evaluation.logits.argmax(1) == self.evaluation.labels).numpy()
+
+    @property
+    def chose_by_these(self):
+        """Whether the images reported on are those that chose the epoch."""
+        return self.split.name == "val" and is_own(self.card, self.data)
 
     def counts(self):
         """{split: images of each class, int64 (C,)} of the whole data set."""

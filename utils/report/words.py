@@ -28,8 +28,8 @@ def _chosen(run):
     if not run.curves or not run.curves.chosen:
         return None
     epochs = plural(run.curves.epochs, "epoch")
-    on = "the best on the held-out images" if "val" in run.counts() else "the latest"
-    again = " These are the images reported on here, so the accuracy is a little too good." if run.split.name == "val" else ""
+    on = "the best on the held-out images" if run.curves.held_out else "the latest"
+    again = " These are the images reported on here, so the accuracy is a little too good." if run.chose_by_these else ""
     return f"The weights are those of epoch {run.curves.chosen} of {epochs}, {on}.{again}"
 
 
