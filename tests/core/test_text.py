@@ -53,6 +53,11 @@ def test_table_aligns():
     assert table(["name", "n"], [["a", 10], ["bcdef", 2]]).splitlines() == ["name    n", "─────  ──", "a      10", "bcdef   2"]
 
 
+def test_a_table_aligns_characters_that_are_two_columns_wide():
+    lines = table(["image", "p"], [["猫.jpg", "1"], ["cat é.jpg", "2"]]).splitlines()
+    assert lines[2:] == ["猫.jpg     1", "cat é.jpg  2"]
+
+
 def test_a_table_that_is_too_wide_shortens_its_texts_and_never_a_number():
     rows = [["photos/train/a very long class name/0001.jpg", "flower", "0.98"], ["short.jpg", "a name of some length", "0.5"]]
     wide, narrow = table(["image", "class", "p"], rows, "<<>"), table(["image", "class", "p"], rows, "<<>", 50)

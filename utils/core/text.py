@@ -100,7 +100,7 @@ def table(header, rows, align=None, width=None):
     """
     align = align or "<" + ">" * (len(header) - 1)
     rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    widths = [max(map(columns, column)) for column in zip(header, *rows, strict=True)]
     texts = [number for number, side in enumerate(align) if side == "<"]
     while width and texts and sum(widths) + 2 * len(widths) - 2 > width:
         longest = max(texts, key=widths.__getitem__)
@@ -108,8 +108,17 @@ def table(header, rows, align=None, width=None):
             break
         widths[longest] -= 1
     rows = [[shortened(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
-    lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)) for row in [header, *rows]]
+    lines = ["  ".join(_padded(*cell) for cell in zip(row, align, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in [lines[0], "  ".join("─" * w for w in widths), *lines[1:]])
+
+
+def columns(text):
+    """How many columns of a terminal a text takes: Chinese, Japanese and Korean characters and emoji take two each."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _padded(text, align, width):
+    return f"{text:{align}{width - columns(text) + len(text)}}"
 
 
 def csv_text(header, rows):
