@@ -69,11 +69,12 @@ def main():
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, changes_of(args))
     other_split = split.name if split is not dataset.reported else None
     size, tta = args.image_size and f"{args.image_size}px", args.tta if args.tta != "none" else None
+    title = result_name(card, args.weights, kind, size, tta)
     name = result_name(card, args.weights, kind, size, tta, other_split)
     for notice in dataset.notices:
         print(notice, file=sys.stderr)
     count, source = plural(len(split), "image"), args.dataset or card.training["dataset"]
-    print(f"{name} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
+    print(f"{title} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
@@ -93,7 +94,7 @@ def main():
     path = pathlib.Path(args.output or RESULTS / "accuracy" / place / f"{name}.json")
     write_json(path, result)
     beside = {what: path.with_name(f"{path.stem}_{what}") for what in ("confusion.png", "mistakes.png", "confusions.csv")}
-    plots.confusion_matrix(result["confusion matrix"], card.classes, beside["confusion.png"], f"{name}, {split.name}")
+    plots.confusion_matrix(result["confusion matrix"], card.classes, beside["confusion.png"], f"{title}, {split.name}")
     plots.mistakes(wrong, beside["mistakes.png"], "Most confident mistakes")
     if len(card.classes) > plots.MOST_CLASSES:
         write_text(beside["confusions.csv"], csv_text(CONFUSION, confusions(result["confusion matrix"], card.classes)))

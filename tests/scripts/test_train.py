@@ -54,9 +54,9 @@ def test_a_run_writes_everything_and_eval_reports_the_same(main_of, tmp_path):
         assert list(result)[:3] == ["loss", "Acc@1", "Acc@5"] and result["Acc@1"] == facts["final"]["Acc@1"]
         assert result["Acc@5"] == facts["final"]["Acc@5"] > result["Acc@1"]
     main_of("eval", "-w", folder / "best_model.pth", "--split", "val")
-    result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom.json").read_text())
+    result = json.loads((tmp_path / "results" / "accuracy" / "digits" / "custom_val.json").read_text())
     assert result["Acc@1"] == max(e["val"]["Acc@1"] for e in facts["epochs"])
-    assert len(list((tmp_path / "results" / "accuracy" / "digits").glob("*.png"))) == 2
+    assert len(list((tmp_path / "results" / "accuracy" / "digits").glob("*.png"))) == 4
 
 
 def test_the_history_says_what_the_time_went_into_and_how_training_scored(main_of, tmp_path, monkeypatch):
