@@ -81,3 +81,8 @@ def test_what_a_card_may_say_of_reading_is_what_readers_know():
     assert Reading.__dataclass_fields__.keys() == READING
     with pytest.raises(UserError, match="training must be"):
         ModelCard("custom", ["a"], training={"reading": {"command": "x"}})
+
+
+def test_a_text_that_begins_with_a_mark_has_the_same_classes(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert read_classes(tmp_path / "classes.txt") == ["cat", "dog"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from utils.doctor.facts import Facts, read_all
+from utils.doctor.facts import Facts, read_all, read_facts
 from utils.doctor.findings import CHECKS, find
 from utils.doctor.scan import scan_folder
 
@@ -143,6 +143,13 @@ def test_copies_in_two_splits_and_in_two_classes_are_told_apart(noisy):
     shutil.copy(noisy / "train" / "a" / "2.jpg", noisy / "val" / "b" / "conflict.jpg")
     words = {pathlib.Path(f.paths[-1]).name: f.words for f in findings_of(noisy) if f.kind == "duplicate"}
     assert "what is measured was trained on" in words["leak.jpg"] and "label conflict" in words["conflict.jpg"]
+
+
+def test_a_jpeg_of_several_pictures_as_phones_write_it_has_the_right_suffix(tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    picture.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[picture])
+    fact = read_facts((str(tmp_path / "a.jpg"), "train", 0))
+    assert fact.format == "MPO" and fact.suffix_fits and fact.fault is None
 
 
 def test_class_names_that_differ_by_spelling(noisy):
