@@ -346,6 +346,7 @@ REFUSED = {
     "an empty folder": (["-i", "{f}/empty", "-m", "{f}/m.onnx"], "the folder holds no images"),
     "a pattern without a match": (["-i", "{f}/*.webp", "-m", "{f}/m.onnx"], "no file matches"),
     "a picture that is too large": (["-i", "{f}/pictures/0.png", "-m", "{f}/m.onnx", "--max_pixels", "63"], "0.png has 8×8"),
+    "one file for two": (["-i", "x", "-m", "{f}/m.onnx", "--json", "a", "--csv", "./a"], "--json and --csv name one file"),
     "everything to standard output": (
         ["-i", "x", "-m", "{f}/m.onnx", "--json", "-", "--csv", "-"],
         "both want standard output",

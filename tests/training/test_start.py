@@ -95,6 +95,8 @@ def test_both_heads_of_a_distilled_network_keep_their_rows():
     assert "1 of 3 classes kept" in Start("a.pth", saved, card).load_into(network, name, ["x", "b", "y"])
     for head in ("head", "head_dist"):
         assert torch.equal(network.state_dict()[f"{head}.linear.weight"][1], saved[f"{head}.linear.weight"][1])
+    bare = {key: value for key, value in saved.items() if not key.startswith(("head.bn", "head_dist.bn"))}
+    assert "0 of 3 classes kept" in Start("a.pth", bare, card).load_into(network, name, ["x", "b", "y"])  # other heads: all new
 
 
 def test_a_lowest_rate_above_that_of_fine_tuning_is_refused(weights):

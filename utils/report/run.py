@@ -43,7 +43,7 @@ class Run:
         return (self.evaluation.logits.argmax(1) == self.evaluation.labels).numpy()
 
     @property
-    def chose_by_these(self):
+    def split_chose_epoch(self):
         """Whether the images reported on are those that chose the epoch."""
         return self.split.name == "val" and is_own(self.card, self.data)
 

@@ -29,7 +29,7 @@ def _chosen(run):
         return None
     epochs = plural(run.curves.epochs, "epoch")
     on = "the best on the held-out images" if run.curves.held_out else "the latest"
-    again = " These are the images reported on here, so the accuracy is a little too good." if run.chose_by_these else ""
+    again = " These are the images reported on here, so the accuracy is a little too good." if run.split_chose_epoch else ""
     return f"The weights are those of epoch {run.curves.chosen} of {epochs}, {on}.{again}"
 
 

@@ -31,7 +31,7 @@ def possible_precision(wanted, device):
             return "bf16", f"fp16 training needs CUDA: this {kind} trains in bf16 instead"
         return "fp32", f"fp16 training needs CUDA, and this {kind} has no bf16 instructions: it trains in fp32 instead"
     if wanted == "bf16" and "bf16" not in possible:
-        return "bf16", f"this {kind} has no bf16 instructions: they are emulated, often many times slower than fp32"
+        return "bf16", f"this {kind} has no bf16 instructions: bf16 is emulated, often many times slower than fp32"
     return wanted, None
 
 
