@@ -174,9 +174,9 @@ def main():
     }
     data = (args.dataset or card.training["dataset"], dataset.name) if dataset else (None, None)
     path = benchmark_file(card, args.weights, *data, args.image_size and f"{args.image_size}px")
+    print(describe(result))  # first: it is not lost where the files cannot be written
     write_json(path, result)
     plots.benchmark(rows, path.with_suffix(".png"), f"{card.architecture}, {card.image_size} px")
-    print(describe(result))
     print(f"written: {path} and {path.stem}.png beside it")
 
 

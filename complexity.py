@@ -35,12 +35,13 @@ def main():
     network, card = open_network(args.model, args.weights, args.num_classes, args.image_size)
     result = measure(network.to(choose_device(args.device, args.cuda)), card.architecture, card.image_size)
     text, exact = describe(result), result["exact"]
+    print(f"{text}\n")  # first: it is not lost where the files cannot be written
     path = str(RESULTS / "complexity" / f"{card.result_name}_complexity")
     write_text(f"{path}.txt", text + "\n")
     write_json(f"{path}.json", result)
     costs = f"{exact['macs']:,} MACs, {exact['parameters']['all']:,} parameters"
     plots.layer_costs(result["layers"], f"{path}.png", f"{card.architecture} at {card.image_size} px: {costs}")
-    print(f"{text}\n\nwritten to {path}.txt, .json and .png")
+    print(f"written to {path}.txt, .json and .png")
 
 
 if __name__ == "__main__":

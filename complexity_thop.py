@@ -21,7 +21,7 @@ def main():
 
     network, card = open_network(args.model, args.weights, args.num_classes, args.image_size)
     network.to(choose_device(args.device, args.cuda))
-    print(write_report("thop", network, card, args.max_depth))
+    write_report("thop", network, card, args.max_depth)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main():
     network, card = open_network(args.model, args.weights, args.num_classes, args.image_size)
     fields = receptive_fields(network, card.image_size)
     network.to(choose_device(args.device, args.cuda))
-    print(write_report("torchscan", network, card, args.max_depth, fields=fields))
+    write_report("torchscan", network, card, args.max_depth, fields=fields)
 
 
 if __name__ == "__main__":

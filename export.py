@@ -20,7 +20,7 @@ from utils.core.files import protect
 from utils.core.text import table
 from utils.data.flags import no_data
 from utils.export.quantize import QUANTIZERS, hold_quantized
-from utils.inference.formats import FORMATS, converted_folder, must_be_checkpoint, written
+from utils.inference.formats import FORMATS, converted_folder, converted_name, must_be_checkpoint, written
 
 
 def parser():
@@ -55,8 +55,10 @@ def flags_agree(args):
 
 
 def default_output(args, card):
-    """<model>_<engine>, and a name of its own for every variant, so that none replaces another."""
-    stem = pathlib.Path(QUANTIZERS[card.scheme].file_name(card.file_name)).stem if card.scheme else card.file_name
+    """<model>_<engine>, and a name of its own for every checkpoint and variant, so that none replaces another."""
+    stem = converted_name(args.weights, card)
+    if card.scheme and stem == card.file_name:
+        stem = pathlib.Path(QUANTIZERS[card.scheme].file_name(stem)).stem
     variants = "_fp16" * args.fp16 + "_preprocessing" * args.with_preprocessing + (f"_opset{args.opset}" if args.opset else "")
     return converted_folder(args.weights) / f"{stem}_{args.engine}{variants}{FORMATS[args.engine].suffix}"
 

@@ -21,7 +21,7 @@ from utils.core.files import RESULTS, place_name, protect, result_name, write_js
 from utils.core.machine import keep_memory
 from utils.data.flags import no_data
 from utils.export.quantize import QUANTIZERS
-from utils.inference.formats import converted_folder
+from utils.inference.formats import converted_folder, converted_name
 
 
 def parser():
@@ -75,7 +75,7 @@ def main():
     network, card = load_model(args.weights, args.model, classes, args.image_size)
     if card.scheme:
         raise UserError(f"--weights {args.weights} is quantized already ({card.scheme}); give the fp32 checkpoint")
-    name = scheme.file_name(card.file_name + "_equalized" * args.equalize)
+    name = scheme.file_name(converted_name(args.weights, card) + "_equalized" * args.equalize)
     path = pathlib.Path(args.output or converted_folder(args.weights) / name)
     dataset, why = find_dataset(card, args.dataset, args.data_dir, required=scheme.calibrated)
     split = dataset.held_out if dataset else None
@@ -102,12 +102,12 @@ def main():
         "quantization": after.card.quantization,
     }
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
-    result = facts | measured | closing | {"device": str(device), "machine": describe_machine()}
+    result = facts | measured | closing | {"device": after.device, "machine": describe_machine()}
     place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
     variant = ("equalized" * args.equalize, args.scheme, args.image_size and f"{args.image_size}px")
     usual = RESULTS / "quantization" / place / f"{result_name(card, args.weights, *variant)}.json"
-    target = write_json(path.with_suffix(".json") if args.output else usual, result)
-    print(describe(result, card, why))
+    print(describe(result, card, why))  # first: it is not lost where the JSON cannot be written
+    target = write_json(f"{path}.json" if args.output else usual, result)
     print(f"written: {path} and {target}")
     return status
 

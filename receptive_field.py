@@ -15,16 +15,19 @@ What differs from the defaults stands in the file name.
 """
 
 import math
+import pathlib
 
 from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, protect, write_json
+from utils.core.files import RESULTS, origin, protect, write_json
 from utils.core.inputs import no_file
 from utils.core.text import file_part, printable
 from utils.data.flags import no_data
 from utils.receptive_field.report import METHODS, choose_layer, describe, in_pixels, measure, to_json
 from utils.receptive_field.spans import CAP
+
+IMAGES = 64  # that the effective field is averaged over, unless told otherwise
 
 
 def parser():
@@ -38,7 +41,7 @@ def parser():
     group.add_argument("--layer", help="as the table names it: the last one that has a map")
     group.add_argument("--image", check=no_file, metavar="FILE", help="the image under the box: the first one of the data set")
     group.add_argument(
-        "--images", type=int, default=64, check=cli.at_least(1), help="how many images the heat is averaged over"
+        "--images", type=int, default=IMAGES, check=cli.at_least(1), help="how many images the heat is averaged over"
     )
     group.add_argument("-d", "--dataset", check=no_data, help="where they come from: what the model was trained on, or digits")
     group.add_argument("--data_dir", help="where it lies: as in training")
@@ -92,9 +95,19 @@ def look(network, card, layer, split, count):
 
 
 def file_name(card, args):
-    """Without suffix: the network, the data set that it was trained on, and the flags that differ from their defaults."""
-    asked = {f"cap{args.cap}": args.cap != CAP, args.method: args.method != "both", args.layer: args.layer}
-    parts = [card.result_name, card.training.get("dataset"), *(name for name, differs in asked.items() if differs)]
+    """Without suffix: the network, what it was trained on and where it is from, and the flags that are not as usual."""
+    trained_on = card.training.get("dataset")
+    asked = {
+        f"cap{args.cap}": args.cap != CAP,
+        args.method: args.method != "both",
+        args.layer: args.layer,
+        f"{args.images}images": args.images != IMAGES,
+        args.dataset: args.dataset != trained_on,
+        args.image and pathlib.Path(args.image).stem: args.image,
+    }
+    from_where = args.weights and origin(args.weights, card.file_name, pathlib.Path(trained_on or "").name)
+    parts = [card.result_name, trained_on, card.training.get("name"), from_where]
+    parts += [name for name, differs in asked.items() if differs]
     return "_".join(file_part(part) for part in parts if part)
 
 

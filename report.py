@@ -95,7 +95,7 @@ def add_training(found, path, file):
     flags, names = history["flags"], {field.name for field in dataclasses.fields(TrainOptions)}
     try:
         options = TrainOptions(**{name: value for name, value in flags.items() if name in names})
-        found.curves = curves_of(history, options.plain_from if options.augments else None)
+        found.curves = curves_of(history, options.plain_from if options.augments else None, file.card.training.get("epoch"))
         found.samples = samples_of(found.dataset.train, found.card, flags)
     except (TypeError, ValueError, LookupError, AttributeError):
         raise UserError(f"{path.with_name('history.json')} does not hold the flags of a run.") from None

@@ -32,7 +32,7 @@ from utils.data.splits import Dataset, Split
 from utils.runtime.device import describe_machine
 from utils.training.build import build_trainer
 from utils.training.options import TrainOptions
-from utils.training.start import FINE_TUNING
+from utils.training.schedule import OF_TRAINED
 
 SEEDS, FEW, TESTED, EPOCHS, BATCH = 5, 20, 1000, 6, 32
 RATES, DECAY = (4e-3, 1e-3), 0.75
@@ -78,8 +78,8 @@ def starts(best, folder):
     torch.save(read_checkpoint(best)["model"], bare)  # without the names of its classes
     found = {"random weights": {"base_lr": RATES[0]}}
     for rate in RATES:
-        found[f"fresh head, {rate:g}"] = {"weights": str(bare), "base_lr": rate, "wp_epoch": FINE_TUNING["wp_epoch"]}
-        kept = {"weights": str(best), "base_lr": rate, "wp_epoch": FINE_TUNING["wp_epoch"]}
+        found[f"fresh head, {rate:g}"] = {"weights": str(bare), "base_lr": rate, "wp_epoch": OF_TRAINED}
+        kept = {"weights": str(best), "base_lr": rate, "wp_epoch": OF_TRAINED}
         found[f"known rows kept, {rate:g}"] = kept
         found[f"known rows kept, {rate:g}, layer decay {DECAY:g}"] = kept | {"layer_decay": DECAY}
     return found

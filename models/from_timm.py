@@ -87,7 +87,7 @@ def hub_facts(path):
         facts = json.loads(text) if len(text) <= MOST_TEXT else None
         name, config, labels = TIMM + facts["architecture"], facts["pretrained_cfg"], facts.get("label_names") or []
         size = config["input_size"][-1]
-        images = {"image_size": size, "resize_size": size / config["crop_pct"]}
+        images = {"image_size": size, "resize_size": math.floor(size / config["crop_pct"])}
         images |= {field: config[field] for field in ("interpolation", "mean", "std")}
         if isinstance(labels, dict):
             labels = [labels.get(str(number)) for number in range(len(labels))]

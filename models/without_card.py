@@ -50,10 +50,10 @@ def card_of_weights(path, state, model, classes=None, image_size=None):
     classes = [str(i) for i in range(count)] if invented else classes
     if len(classes) != count:
         raise UserError(f"the weights in {path} have {count} classes, not {len(classes)}", option="classes")
-    images = _images(model, image_size or _fitting_size(state, model))
+    images = _images(model, image_size or _fitting_size(path, state, model))
     check_model(model, images["image_size"])
     if faults := _faults(state, model, images["image_size"]):
-        fitting = _fitting_size(state, model)
+        fitting = _fitting_size(path, state, model)
         if not _faults(state, model, fitting):
             raise UserError(f"{image_size} px contradict {path}, whose weights are for {fitting} px", option="image_size")
         raise UserError(f"{not_those_of(path, model, faults)}{_namesake(state, model)}")
@@ -66,7 +66,7 @@ def card_of_hub(path, state):
     if facts is None:
         return None
     model, images, names = facts
-    card = card_of_weights(path, state, model, image_size=_fitting_size(state, model, images["image_size"]))
+    card = card_of_weights(path, state, model, image_size=_fitting_size(path, state, model, images["image_size"]))
     share = card.image_size / images["image_size"]
     images |= {"image_size": card.image_size, "resize_size": round(share * images["resize_size"])}
     names = names if len(names) == card.num_classes else None
@@ -87,14 +87,26 @@ def _images(model, image_size):
         return preprocessing(model, image_size)
 
 
-def _fitting_size(state, model, first=None):
-    """The image size that weights are for, in px: `first` or the network's own, unless their shapes fit another one only."""
+def _fitting_size(path, state, model, first=None):
+    """The image size that weights are for, in px: `first` or the network's own, unless their shapes fit another one only.
+
+    Raises UserError where they fit several others.
+    """
     first = first or default_size(model)
     if library_of(model) is None:
-        side = state["classifier.0.weight"].shape if architecture(model) == "custom" and "classifier.0.weight" in state else ()
-        return 8 * round((side[1] / 64) ** 0.5) if len(side) == 2 else first  # its first layer has 64·(S/8)² inputs
+        fitting = _sizes_of_custom(state) if architecture(model) == "custom" else ()
+        if not fitting or first in fitting:
+            return first
+        raise UserError(f"the weights in {path} fit images of {fitting[0]} to {fitting[-1]} px; say which", option="image_size")
     sizes = [first, *SIZES] if _faults(state, model, first).keys() == {"shape of"} else []
     return next((size for size in sizes if not _faults(state, model, size)), first)
+
+
+def _sizes_of_custom(state):
+    """The image sizes that weights of custom fit: its first linear layer has 64·⌊S/8⌋² inputs."""
+    shape = getattr(state.get("classifier.0.weight"), "shape", ())
+    side = round((shape[1] / 64) ** 0.5) if len(shape) == 2 else 0
+    return range(8 * side, 8 * side + 8) if side else ()
 
 
 def _faults(state, model, image_size):

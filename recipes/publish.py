@@ -88,11 +88,14 @@ def main():
     if not json.loads((source / "history.json").read_text(encoding="utf-8")).get("test_read"):
         raise UserError(f"{args.run} has not read the test images: repeat its command with --resume auto, without --no_test")
     target = WEIGHTS / source.parent.name / (args.to or source.name)
+    for stale in ("best_model.pth", "best_model.json"):
+        (target / stale).unlink(missing_ok=True)
+    for stale in ("converted_models", "logs"):
+        shutil.rmtree(target / stale, ignore_errors=True)
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(source / name, target / name)
     if (source / "logs").is_dir():
-        shutil.rmtree(target / "logs", ignore_errors=True)
         shutil.copytree(source / "logs", target / "logs")
     checkpoint = source / "best_model.pth"
     if args.figures_only:

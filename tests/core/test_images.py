@@ -369,6 +369,14 @@ def test_a_tiff_of_12_bits_has_a_white_of_12_bits(tmp_path):
     assert np.asarray(loaded)[0, :, 0].tolist() == [128, 255] and not loaded.info
 
 
+def test_a_deep_tiff_in_which_white_is_zero_is_turned_over(tmp_path):
+    tags = ((256, 2), (257, 1), (258, 16), (259, 1), (262, 0), (273, 8), (277, 1), (278, 1), (279, 4))
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    pixels = struct.pack("<HH", 0, 65535)
+    (tmp_path / "film.tif").write_bytes(b"II*\0" + struct.pack("<I", 12) + pixels + directory + b"\0" * 4)
+    assert np.asarray(load_image(tmp_path / "film.tif"))[0, :, 0].tolist() == [255, 0]
+
+
 @pytest.mark.parametrize(("size", "fits"), [(3 << 20, True), (20 << 20, True), (80 << 20, False)])
 def test_long_texts_in_a_png_are_no_reason_to_refuse_it_and_endless_ones_are(tmp_path, size, fits):
     info = PngImagePlugin.PngInfo()

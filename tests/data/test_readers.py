@@ -17,7 +17,7 @@ from utils.core.errors import UserError
 from utils.data.data_card import data_card
 from utils.data.datasets import dataset_of, open_dataset
 from utils.data.reading import Reading
-from utils.data.rows import relative_name, without_common_folders
+from utils.data.rows import Rows, from_class_folder, relative_name
 from utils.data.samples import open_split
 from utils.data.splits import split_by_name
 
@@ -217,8 +217,27 @@ def test_names_are_the_same_wherever_the_images_lie():
     for path in ("/data/photos/train/cat/1.jpg", "train/cat/1.jpg", "photos/Training/cat/1.jpg", "cat/1.jpg"):
         assert relative_name(path) == "cat/1.jpg"
     assert relative_name("../cat/1.jpg") == "../cat/1.jpg" and relative_name("train/1.jpg") == "train/1.jpg"
-    assert without_common_folders(["p/a/1", "p/a/2", "p/b/1"]) == ["a/1", "a/2", "b/1"]
-    assert without_common_folders(["p/ab/1", "p/ac/1"]) == ["ab/1", "ac/1"] and without_common_folders(["x"]) == ["x"]
+    assert from_class_folder("p/a/q/1", "a") == "a/q/1" and from_class_folder("a/a/1", "a") == "a/a/1"
+    assert from_class_folder("p/a/1", "b") == "p/a/1" and from_class_folder("a", "a") == "a"
+
+
+def test_no_image_of_a_table_changes_sides_when_one_of_another_folder_joins(flat):
+    rows = [(f"images/{label}_{number}.jpg", label) for number, (_, label) in enumerate(images_in(flat))]
+    (flat / "images").mkdir()
+    (flat / "more").mkdir()
+    for (source, _), (target, _) in zip(images_in(flat), rows, strict=True):
+        shutil.copy(flat / source, flat / target)
+    shutil.copy(flat / rows[0][0], flat / "more" / "new.jpg")
+    before = open_dataset(write_table(flat / "a.csv", rows), val_fraction=0.3)
+    after = open_dataset(write_table(flat / "b.csv", [*rows, ("more/new.jpg", rows[0][1])]), val_fraction=0.3)
+    assert len(before.val) > 9 and {*before.val.names()} == {*after.val.names()} - {"more/new.jpg"}
+
+
+def test_an_image_without_a_group_is_one_by_its_name_wherever_it_lies():
+    rows = Rows()
+    rows.append(pathlib.Path("/photos/a/1.jpg"), "a/1.jpg", "a")
+    rows.append(pathlib.Path("/photos/a/2.jpg"), "a/2.jpg", "a", group="g")
+    assert rows.all_groups().tolist() == ["a/1.jpg", "g"]
 
 
 def test_the_data_card_counts_splits_classes_and_sizes(photos):

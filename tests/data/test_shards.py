@@ -195,3 +195,24 @@ def test_without_pillow_heif_a_sentence_names_it(tmp_path, monkeypatch):
         load_image(tmp_path / "a.heic")
     monkeypatch.setattr("utils.core.walk.image_suffixes", lambda: {".png"})
     assert find_images(tmp_path).left_out == [(pathlib.Path(tmp_path / "a.heic"), NO_HEIF)]
+
+
+def png(side):
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_of_several_images_in_a_sample_the_plain_one_counts_or_none(tmp_path):
+    samples = [(f"{i}", {"mask.png": png(8), "png": png(9), "cls": f"{i % 2}".encode()}) for i in range(8)]
+    write_shard(tmp_path / "masks.tar", samples)
+    assert {load_image(place).size for place in open_dataset(str(tmp_path / "masks.tar")).train.paths} == {(9, 9)}
+    write_shard(tmp_path / "two.tar", [(key, members | {"jpg": png(7)}) for key, members in samples])
+    with pytest.raises(UserError, match=r"two\.tar: 0 has several images: png, jpg"):
+        open_dataset(str(tmp_path / "two.tar"))
+
+
+def test_a_label_of_null_is_none(tmp_path):
+    write_shard(tmp_path / "null.tar", [(f"{i}", {"png": png(8), "json": b'{"label": null}'}) for i in range(4)])
+    with pytest.raises(UserError, match="0 has no 'label' beside png, json, nor in its JSON"):
+        open_dataset(str(tmp_path / "null.tar"))

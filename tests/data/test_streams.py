@@ -185,6 +185,10 @@ def spoil(folder, fault):
         path.write_bytes(path.read_bytes()[:5000])
     elif fault == "strange class":
         (folder / "classes.txt").write_text("a\nc\n")
+    elif fault == "no label":
+        stream = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(stream, "PNG")
+        write_shard(folder / "train-01.tar", [(str(i), {"png": stream.getvalue(), "json": b"{}"}) for i in range(20)])
     elif fault == "no classes":
         (folder / "classes.txt").unlink()
     else:
@@ -196,6 +200,7 @@ def spoil(folder, fault):
     [
         ("cut off", "the shards cannot be read"),
         ("strange class", "has the class 'b', which classes.txt does not name"),
+        ("no label", "png has no 'label' in its JSON"),
         ("no classes", "classes.txt cannot be read"),
         ("missing", "train-01.tar is not there"),
     ],

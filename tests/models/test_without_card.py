@@ -43,6 +43,18 @@ def test_the_name_of_the_network_is_enough(file, networks):
         torch.testing.assert_close(network(images), found[file](images))
 
 
+def test_weights_that_fit_several_image_sizes_ask_which(tmp_path):
+    for size in (28, 224):
+        torch.save(build_model("custom", 3, size).state_dict(), tmp_path / f"{size}.pth")
+    with pytest.raises(UserError, match=r"28\.pth fit images of 24 to 31 px; say which") as caught:
+        load_model(tmp_path / "28.pth", "custom")
+    assert caught.value.option == "image_size"
+    assert load_model(tmp_path / "28.pth", "custom", image_size=28)[1].image_size == 28
+    assert load_model(tmp_path / "224.pth", "custom")[1].image_size == 224
+    with pytest.raises(UserError, match="fit images of 24 to 31 px"):
+        load_model(tmp_path / "28.pth", "custom", image_size=32)
+
+
 @pytest.mark.parametrize("file", NETWORKS)
 def test_the_scripts_take_it(file, networks, photos, main_of, tmp_path):
     path, model = networks[0] / file, NETWORKS[file][0]

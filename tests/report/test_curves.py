@@ -68,3 +68,9 @@ def test_a_history_is_read(tmp_path):
     assert read_history(path) is None
     path.write_text(json.dumps(history([1.0])))
     assert read_history(path) == history([1.0])
+
+
+def test_weights_of_the_last_epoch_are_not_called_the_best():
+    found = history([2.0, 1.0, 3.0])
+    best, last = curves_of(found), curves_of(found, chosen=3)
+    assert (best.chosen, best.is_best, last.chosen, last.is_best) == (2, True, 3, False)

@@ -51,8 +51,8 @@ def can_train_in(monkeypatch):
 
 
 PRECISIONS = [  # asked for, device, what it trains in, what is taken, a word of the notice
-    ("fp16", "cpu", ("fp32", "bf16"), "bf16", "trains in bf16 instead"),
-    ("fp16", "cpu", ("fp32",), "fp32", "trains in fp32 instead"),
+    ("fp16", "cpu", ("fp32", "bf16"), "auto", "trains in the faster of fp32 and bf16 instead"),
+    ("fp16", "cpu", ("fp32",), "auto", "trains in fp32 instead"),
     ("fp16", "cuda", ("fp32", "bf16", "fp16"), "fp16", None),
     ("bf16", "cpu", ("fp32", "bf16"), "bf16", None),
     ("bf16", "cpu", ("fp32",), "bf16", "slower than fp32"),
@@ -183,7 +183,7 @@ def test_the_peak_of_memory_grows_with_what_is_allocated():
 
 def test_one_line_says_everything():
     line = RunConfig(CPU, "bf16", 2, 0, True).describe()
-    assert line == "computes on CPU, 2 threads, in bf16 (16-bit numbers: faster, less exact), 0 loader workers, not compiled"
+    assert line == "computes on CPU, 2 threads, in bf16 (16-bit numbers, less exact), 0 loader workers, not compiled"
     assert RunConfig(CPU, "fp16", 1, 1, False, True).describe().endswith(", compiled, freed memory goes back to the system")
 
 

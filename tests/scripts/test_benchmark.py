@@ -118,8 +118,8 @@ def test_what_cannot_be_made_is_named_and_the_rest_is_measured(result_of, tmp_pa
 def test_checkpoint_without_card_or_data(result_of, tmp_path):
     save_checkpoint(tmp_path / "bare.pth", {"model": trained()[0].state_dict()})
     (tmp_path / "classes.txt").write_text("\n".join("abcdefghij"))
-    flags = ("--weights", tmp_path / "bare.pth", "-m", "custom", "-c", tmp_path / "classes.txt")
-    out, result, picture = result_of(*flags, name="no_dataset_custom_bare")
+    flags = ("--weights", tmp_path / "bare.pth", "-m", "custom", "-c", tmp_path / "classes.txt", "--image_size", 16)
+    out, result, picture = result_of(*flags, name="no_dataset_custom_16px_bare")
     assert "no accuracy" in out and "Acc@1" not in result["files"][0] and picture.exists()
 
 
@@ -148,7 +148,7 @@ def test_cold_start_is_that_of_the_whole_script(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "bare.pth", {"model": trained()[0].state_dict()})
     (tmp_path / "classes.txt").write_text("\n".join("abcdefghij"))
     Image.new("RGB", (20, 20)).save(tmp_path / "picture.png")
-    flags = ["--weights", str(tmp_path / "bare.pth"), "-m", "custom", "-c", str(tmp_path / "classes.txt")]
+    flags = ["--weights", str(tmp_path / "bare.pth"), "-m", "custom", "-c", str(tmp_path / "classes.txt"), "--image_size", "16"]
     args = benchmark.parser().parse(argv=flags)
     variant = Variant("checkpoint", "fp32", tmp_path / "bare.pth")
     assert 0.1 < benchmark.cold_start(variant, tmp_path / "picture.png", args) < 250

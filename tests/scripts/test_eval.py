@@ -87,8 +87,8 @@ def test_of_many_mistakes_the_most_confident_are_shown(checkpoint, main_of, figu
 
 def test_a_checkpoint_without_a_card_takes_model_and_data_set(main_of, tmp_path):
     torch.save({"model": build_model("custom", 10, 16).state_dict()}, tmp_path / "bare.pth")
-    main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom", "-d", "digits")
-    assert result(tmp_path, "custom_bare")["samples"] == 359
+    main_of("eval", "-w", tmp_path / "bare.pth", "-m", "custom", "--image_size", 16, "-d", "digits")
+    assert result(tmp_path, "custom_16px_bare")["samples"] == 359
 
 
 @pytest.mark.parametrize("flags", [("-e", "onnx"), ("-e", "torchscript"), ("-e", "onnx", "--with_preprocessing")])

@@ -45,6 +45,22 @@ def test_every_variant_has_a_name_of_its_own(flags, name, weights, tmp_path, mai
     assert parity["images"] == 8 and [row["flips"] for row in parity["rows"]] == [0, 0, 0]
 
 
+def test_files_of_two_checkpoints_in_one_folder_do_not_replace_each_other(weights, tmp_path, main_of):
+    shutil.copy(tmp_path / weights, tmp_path / "run" / "last.pth")
+    for file in (weights, "run/last.pth"):
+        main_of("export", "-w", file, "-e", "torchscript", "--images", 7)
+    names = ["custom_last_torchscript.pt", "custom_torchscript.pt"]
+    assert written(tmp_path) == [f"run/converted_models/{name}" for name in names]
+    main_of("quantize", "-w", "run/last.pth")
+    main_of("export", "-w", "run/converted_models/custom_last_quantized.pth", "-q", "-e", "torchscript", "--images", 7)
+    assert (tmp_path / "run" / "converted_models" / "custom_last_quantized_torchscript.pt").exists()
+
+
+def test_an_operator_set_that_cannot_resize_is_refused(weights, main_of):
+    with pytest.raises(UserError, match="preprocessing needs opset 18 or more"):
+        main_of("export", "-w", weights, "-e", "onnx", "--with_preprocessing", "--opset", 17, "--images", 7)
+
+
 def test_output_names_the_file(weights, tmp_path, main_of):
     main_of("export", "-w", weights, "-e", "torchscript", "--output", "else/where.pt", "--images", 7)
     assert (tmp_path / "else" / "where.pt").exists() and not written(tmp_path)
@@ -75,8 +91,9 @@ def test_a_quantized_checkpoint_stays_beside_its_exports(tmp_path, weights, main
 def test_quantized_weights_without_a_card(tmp_path, main_of):
     model, _ = network_of("custom")
     torch.save({"model": {key: value.half() for key, value in model.state_dict().items()}}, tmp_path / "half.pth")
-    main_of("export", "-m", "custom", "-w", "half.pth", "-q", "-e", "torchscript", "--images", 7)
-    card = open_predictor(tmp_path / "converted_models" / "custom_quantized_torchscript.pt").card
+    flags = ("-m", "custom", "-w", "half.pth", "--image_size", 32)
+    main_of("export", *flags, "-q", "-e", "torchscript", "--images", 7)
+    card = open_predictor(tmp_path / "converted_models" / "custom_half_torchscript.pt").card
     assert (card.scheme, card.image_size) == ("fp16", 32)
 
 

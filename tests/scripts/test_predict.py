@@ -447,3 +447,19 @@ def test_the_accuracy_on_a_labelled_folder(tta, files, labelled, main_of):
     assert (said["accuracy"], said["right"], said["labelled"]) == (right / 8, right, 8)
     with pytest.raises(UserError, match="no image lies in a folder that is called as one of the 10 classes"):
         main_of("predict", "-i", files / "pictures", "-m", files / "m.onnx", "--labelled")
+
+
+def test_a_pipe_gets_names_as_they_are(files, tmp_path, monkeypatch):
+    name = "soft\u00adhyphen\u200e.png"
+    DIGITS[0].save(tmp_path / name)
+    command = [sys.executable, str(ROOT / "predict.py"), "-i", str(tmp_path), "-m", str(files / "m.onnx")]
+    found = subprocess.run([*command, "--json", "-"], capture_output=True, check=True, encoding="utf-8").stdout
+    assert json.loads(found)["images"][0]["image"] == str(tmp_path / name)
+    rows = subprocess.run([*command, "--csv", "-"], capture_output=True, check=True, encoding="utf-8").stdout
+    assert list(csv.reader(rows.splitlines()))[1][0] == str(tmp_path / name)
+
+
+def test_without_class_folders_no_image_is_asked(files, main_of, monkeypatch):
+    monkeypatch.setattr("utils.inference.output.ask", lambda *_: pytest.fail("asked"))
+    with pytest.raises(UserError, match="no image lies in a folder that is called as one of the 10 classes"):
+        main_of("predict", "-i", files / "pictures", "-m", files / "m.onnx", "--labelled")

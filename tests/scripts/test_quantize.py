@@ -173,7 +173,7 @@ def test_equalize_is_noted(main_of, tmp_path):
     flags = ("--scheme", "int8", "--equalize", "--calibration", 32, "--output", output)
     assert main_of("quantize", "-w", weights, *flags)[0] == 0
     assert output.exists() and not (tmp_path / "converted_models").exists()
-    assert json.loads((tmp_path / "elsewhere/even.json").read_text())["equalized"] is True
+    assert json.loads((tmp_path / "elsewhere/even.onnx.json").read_text())["equalized"] is True
     assert not (tmp_path / "results").exists()
     main_of("quantize", "-w", weights, *flags[:-2])
     files = (next((tmp_path / folder).rglob(name)) for folder, name in (("converted_models", "*.onnx"), ("results", "*.json")))
@@ -192,7 +192,7 @@ def test_bare_checkpoint(model, classes, raw, main_of, tmp_path):
     status, out = main_of("quantize", "-w", tmp_path / "bare.pth", *flags)
     assert status == 0 and "accuracy is not measured: the model card names no data set" in out
     assert "4 images of digits" in out
-    card = load_model(tmp_path / "converted_models" / f"{model}_quantized.pth")[1]
+    card = load_model(tmp_path / "converted_models" / f"{model}_bare_quantized.pth")[1]
     assert card.classes == names and card.scheme == "fp16" and card.image_size == 32
 
 
@@ -230,7 +230,7 @@ def test_what_a_user_can_get_wrong(flags, words, main_of, tmp_path):
 def test_int8_without_data_says_what_to_give(main_of, tmp_path):
     save_checkpoint(tmp_path / "bare.pth", {"model": trained()[0].state_dict()})
     with pytest.raises(UserError, match="the model card names no data set; say which") as error:
-        main_of("quantize", "-w", tmp_path / "bare.pth", "-m", "custom", "--scheme", "int8")
+        main_of("quantize", "-w", tmp_path / "bare.pth", "-m", "custom", "--image_size", 16, "--scheme", "int8")
     assert error.value.option == "dataset"
 
 

@@ -14,6 +14,7 @@ from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.core.integrity import sealed
 from utils.training.options import TrainOptions
+from utils.training.schedule import OF_TRAINED
 from utils.training.start import FINE_TUNING, Start, find_start
 
 DEFAULTED = ("model", "image_size", "norm_type", "base_lr", "wp_epoch")
@@ -47,7 +48,7 @@ def test_rows_of_known_classes_are_kept_by_name(weights):
     old = trained()[0].state_dict()
     classes = ["x", "7", "6", "5", "4", "3", "2", "1", "0", "y", "z"]
     state, fresh, said, start = started(weights, classes)
-    assert "8 of 11 classes kept" in said and start.images["mean"] == (0.5,) * 3
+    assert "8 of 11 classes kept" in said and start.images(16)["mean"] == (0.5,) * 3
     for key, value in state.items():
         if key not in ("classifier.3.weight", "classifier.3.bias"):
             assert torch.equal(value, old[key]), key
@@ -111,12 +112,20 @@ def test_the_trunk_is_strict(weights):
         Start("a.pth", state, card).load_into(build_model("custom", 2, 16), "custom", ["a", "b"])
 
 
+def test_images_are_resized_as_for_the_weights(weights):
+    state, card = trained()[0].state_dict(), trained()[1]
+    start = Start("a.pth", state, card.replace(image_size=16, resize_size=16))
+    assert start.images(16)["resize_size"] == 16 and start.images(32)["resize_size"] == 32
+    assert Start("a.pth", state, card.replace(image_size=224, resize_size=256)).images(112)["resize_size"] == 128
+    assert Start("a.pth", state, None).images(16) == {}
+
+
 def test_what_was_not_chosen_is_that_of_the_card(weights):
     found, start = find_start(options(weights=str(weights), max_epoch=20))
     assert (found.model, found.image_size, found.norm_type) == ("custom", 16, "BN") and start.card.classes[3] == "3"
-    assert found.base_lr == FINE_TUNING["base_lr"] and found.wp_epoch == FINE_TUNING["wp_epoch"]
+    assert found.base_lr == FINE_TUNING["base_lr"] and found.warmup(20) == (OF_TRAINED, None)
     found, _ = find_start(options(weights=str(weights), image_size=32, base_lr=0.01, max_epoch=2))
-    assert (found.image_size, found.base_lr, found.wp_epoch) == (32, 0.01, 0.4)
+    assert (found.image_size, found.base_lr, found.warmup(2)[0], found.warmup(5)[0]) == (32, 0.01, 0.4, 1)
     assert find_start(options(pretrained=True, model="resnet18"))[0].base_lr == FINE_TUNING["base_lr"]
     assert find_start(options())[0] == options()
 

@@ -190,6 +190,36 @@ def test_early_stopping_counts_evaluations_that_are_no_better(trainer_of, capsys
     assert len(epochs) == 12 and history(trainer)["best"]["epoch"] == 6
     assert [e["epoch"] for e in epochs if "val" in e] == [3, 6, 9, 12]
     assert "no better one in the last 2 evaluations: stopping early" in capsys.readouterr().out
+    again = trainer_of(max_epoch=20, early_stop=2, eval_epoch=3, resume="auto")
+    again.fit()  # is tested anew, and not trained
+    assert len(history(again)["epochs"]) == 12 and "stopping early" in capsys.readouterr().out
+
+
+def test_answers_that_are_not_finite_end_the_run_and_leave_the_last_good_state(trainer_of):
+    trainer_of(max_epoch=1).fit()
+    trainer = trainer_of(max_epoch=3, resume="auto")
+    state, best = trainer.files.last.read_bytes(), trainer.files.best.read_bytes()
+    steps = trainer.steps
+
+    def diverging(groups):
+        yield from steps(groups)
+        with torch.no_grad():
+            for parameter in trainer.state.model.parameters():
+                parameter.fill_(1e38)
+
+    trainer.steps = diverging
+    with pytest.raises(UserError, match=r"the answers to the val images are not finite at step .*last good checkpoint is kept"):
+        trainer.fit()
+    assert (trainer.files.last.read_bytes(), trainer.files.best.read_bytes()) == (state, best)
+
+
+def test_a_run_that_is_resumed_elsewhere_says_that_it_replaces_another(trainer_of, capsys):
+    for folder in ("one", "two"):
+        trainer_of(max_epoch=1, path_to_save=folder).fit()
+    state = trainer_of(max_epoch=1, path_to_save="one").files.last
+    capsys.readouterr()
+    trainer_of(max_epoch=2, path_to_save="two", resume=str(state))
+    assert "two/digits/custom holds an earlier run, which this one replaces" in capsys.readouterr().out
 
 
 def test_the_average_is_what_is_evaluated_and_kept(trainer_of):

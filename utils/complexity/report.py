@@ -8,9 +8,9 @@ from utils.core.text import si, table
 
 
 def write_report(tool, network, card, max_depth=None, **options):
-    """Run one counter; write `results/complexity/<name>_complexity_<tool>.txt` and `.json`, and return the text.
+    """Run one counter, print its report, and write that to `results/complexity/<name>_complexity_<tool>.txt` and `.json`.
 
-    The text is the tool's own table, complete or down to `max_depth`, then the summary. `options` go to the counter.
+    The report is the tool's own table, complete or down to `max_depth`, then the summary. `options` go to the counter.
     """
     analysis = analyse(network, card.image_size)
     profile = COUNTERS[tool](network, card.image_size, **options)
@@ -18,10 +18,11 @@ def write_report(tool, network, card, max_depth=None, **options):
     name, device = card.architecture, next(network.parameters()).device
     shown = "\n".join(line.rstrip() for line in profile.text(max_depth).splitlines())
     text = "\n\n".join((shown, _summary(profile, analysis, name, device), _left_out(difference, analysis)))
+    print(f"{text}\n")  # first: it is not lost where the files cannot be written
     path = str(RESULTS / "complexity" / f"{card.result_name}_complexity_{tool}")
     write_text(f"{path}.txt", text + "\n")
     write_json(f"{path}.json", as_json(profile, analysis, difference, name, device))
-    return f"{text}\n\nwritten to {path}.txt and .json"
+    print(f"written to {path}.txt and .json")
 
 
 def as_json(profile, analysis, difference, name, device):

@@ -18,7 +18,7 @@ FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampl
 PROGRAMS = ("EPS", "WMF")  # drawn by Ghostscript or Windows: not with a stranger's file
 CUT_OFF = "it is cut off"  # how the reason begins for a file that ends too early
 ODD = "odd values"  # key in `info` of a loaded image: what is odd about its values, in words
-BITS_PER_SAMPLE = 258  # TIFF tag
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; of the second, 0 says that white is zero
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: long descriptions are no reason to refuse an image
 
 
@@ -41,13 +41,16 @@ def to_rgb(image):
     its format, not clipped; floating-point grey is taken as 0-1 where it fits in it and as 0-255 otherwise. Where the values
     do not fit, as 12-bit values in a 16-bit format, `info[ODD]` of the result says so in words; it holds nothing else.
     """
-    bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0] if hasattr(image, "tag_v2") else 16
+    tags = getattr(image, "tag_v2", {})
+    bits, inverted = tags.get(BITS_PER_SAMPLE, (16,))[0], tags.get(PHOTOMETRIC) == 0
     halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow keeps the upper 8 bits of colours
     image, odd = ImageOps.exif_transpose(image), None
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image).astype(np.float64))
         low, high = (values.min(), values.max()) if values.size else (0, 0)
         white = 2.0 ** min(bits, 16) - 1 if image.mode != "F" else 1.0 if low >= 0 and high <= 1 else 255.0
+        if inverted:  # Pillow does this itself for up to 8 bits
+            values, low, high = white - values, white - high, white - low
         odd = _odd_range(low, high, white)
         image = Image.fromarray(np.clip(values * (255 / white), 0, 255).round().astype(np.uint8), "L")
     rgb = _on_black(image)

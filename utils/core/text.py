@@ -31,18 +31,18 @@ class Harmless:
     """A text stream through which nothing steers the terminal: all but line breaks, tabs and what is `kept` is `printable`."""
 
     def __init__(self, stream, *kept):
-        self._stream = stream
+        self.unfiltered = stream
         self._parts = re.compile("|".join([*map(re.escape, kept), r"[\n\t]", r"[^\n\t\x1b\r]+", r"[\x1b\r]"]))
         self._kept = {*kept, "\n", "\t"}
 
     def write(self, text):
-        return self._stream.write(text if text.isascii() and text.isprintable() else self._parts.sub(self._shown, text))
+        return self.unfiltered.write(text if text.isascii() and text.isprintable() else self._parts.sub(self._shown, text))
 
     def _shown(self, match):
         return match[0] if match[0] in self._kept or match[0].isprintable() else printable(match[0])
 
     def __getattr__(self, name):
-        return getattr(self._stream, name)
+        return getattr(self.unfiltered, name)
 
 
 def file_part(text, most=120):

@@ -38,6 +38,8 @@ def open_dataset(name, data_dir="data/", val_fraction=0.1, complete=True, readin
         for field in reading.given if reading else ():
             raise UserError(f"{name} has neither columns nor names of images; leave it out", option=field)
         dataset = DATASETS[name].load(pathlib.Path(data_dir))
+        if os.path.isdir(name):
+            dataset.notices.append(f"{name} is the data set that comes with the toolkit; the folder of that name is ./{name}")
     else:
         fault = no_data(name)
         if fault:

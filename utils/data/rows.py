@@ -1,6 +1,5 @@
 """From a list of labelled images, whatever held it, to a data set: classes, splits, order and names."""
 
-import itertools
 import pathlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -46,7 +45,7 @@ class Rows:
         """A group for each image, its own where it has none; or None where no image has one."""
         if all(group is None for group in self.groups):
             return None
-        groups = [str(place) if group is None else group for place, group in zip(self.places, self.groups, strict=True)]
+        groups = [name if group is None else group for name, group in zip(self.names, self.groups, strict=True)]
         return np.array(groups, dtype=object)
 
 
@@ -73,11 +72,13 @@ def relative_name(path):
     return path.as_posix()
 
 
-def without_common_folders(names):
-    """The names without the folders that all of them begin with: those of class folders begin with the class."""
-    first, last = (name.split("/")[:-1] for name in (min(names), max(names)))  # what these share, all share
-    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
-    return [name.split("/", common)[-1] for name in names]
+def from_class_folder(name, label):
+    """A name from the folder of its class on, as class folders have it; the whole of it where no folder is called so.
+
+    It follows from this image alone: by its name an image is held out or not, whatever others there are.
+    """
+    folders = name.split("/")[:-1]
+    return name.split("/", folders.index(label))[-1] if label in folders else name
 
 
 def split_in_path(path):
@@ -95,7 +96,7 @@ def dataset_of_rows(name, rows, complete=True, class_file=None):
     if not len(rows):
         raise UserError(f"{name} holds no images", option="dataset")
     _name_classes(rows, class_file)
-    names = without_common_folders(rows.names)
+    names = [from_class_folder(name, label) for name, label in zip(rows.names, rows.labels, strict=True)]
     splits = np.array(rows.splits or ["train"] * len(rows))
     if complete and "train" not in splits:
         raise UserError(f"{name} has {' and '.join(sorted(set(splits)))} images but none to train on", option="dataset")

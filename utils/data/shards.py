@@ -85,16 +85,27 @@ def _beside(shards, notices):
 
 def _read_shard(shard, split, reading, rows):
     for key, members in samples_of(shard):
-        images = [(extension, member) for extension, member in members.items() if is_image_name(f"x.{extension}")]
-        if not images:
+        extension = image_among(members, f"{shard}: {key}")
+        if extension is None:
             continue
-        extension, (start, size) = images[0]
-        name = f"{key}.{extension}"
+        (start, size), name = members[extension], f"{key}.{extension}"
         label = label_of(shard, key, members, reading.label_column)
         group = None
         if reading.group_column is not None:
             group = _field(shard, key, members, reading.group_column, "group_column")
         rows.append(Piece(shard, start, size, name), relative_name(name), label, split, group)
+
+
+def image_among(extensions, sample):
+    """Which of the `extensions` of a sample is its image, or None. Raises UserError, naming the sample, where several may be.
+
+    Of `0.png` and `0.mask.png` it is the first: what has a name of its own stands beside the image.
+    """
+    images = [extension for extension in extensions if is_image_name(f"x.{extension}")]
+    plain = [extension for extension in images if "." not in extension] or images
+    if len(plain) > 1:
+        raise UserError(f"{sample} has several images: {', '.join(plain)}; a sample is one image", option="dataset")
+    return plain[0] if plain else None
 
 
 def samples_of(shard):
@@ -140,9 +151,12 @@ def _field(shard, key, members, column, option):
     if column in members:
         return _text(shard, members[column])
     try:
-        return str(json.loads(_text(shard, members["json"]))[column])
+        value = json.loads(_text(shard, members["json"]))[column]
     except (KeyError, ValueError, TypeError):
-        raise UserError(f"{shard}: {key} has no {column!r} beside {', '.join(members)}, nor in its JSON", option) from None
+        value = None
+    if value is not None:
+        return str(value)
+    raise UserError(f"{shard}: {key} has no {column!r} beside {', '.join(members)}, nor in its JSON", option) from None
 
 
 def _text(shard, member):

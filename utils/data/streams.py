@@ -19,11 +19,10 @@ from utils.core.card import read_classes
 from utils.core.errors import UserError
 from utils.core.images import load_image
 from utils.core.text import plural
-from utils.core.walk import is_image_name
 from utils.data.loader import as_it_is, own_group
 from utils.data.places import Piece, content_of
 from utils.data.rows import listed
-from utils.data.shards import LABEL, expand, read_shards, split_of_shard
+from utils.data.shards import LABEL, expand, image_among, read_shards, split_of_shard
 from utils.data.splits import Dataset, Split
 from utils.data.stores import PackedStore, at_most
 from utils.runtime import distributed
@@ -269,7 +268,7 @@ class _Decoded:
         if column in sample:
             text = sample[column].decode("utf-8", "replace").strip()
         elif "json" in sample:
-            text = str(json.loads(sample["json"])[column])
+            text = _in_json(sample["json"], column, name)
         else:
             text = re.sub(r"(^|.*/)([^/]+)/[^/]*$", r"\2", sample["__key__"])
         if text not in self.number:
@@ -277,9 +276,19 @@ class _Decoded:
         return self.number[text]
 
 
+def _in_json(text, column, name):
+    try:
+        value = json.loads(text)[column]
+    except (LookupError, TypeError):
+        value = None
+    if value is None:
+        raise ValueError(f"{name} has no {column!r} in its JSON")
+    return str(value)
+
+
 def _extension(sample):
     """That of the image in a sample of webdataset, or None."""
-    return next((key for key in sample if is_image_name(f"x.{key}")), None)
+    return image_among([key for key in sample if not key.startswith("__")], f"{sample['__url__']}/{sample['__key__']}")
 
 
 @dataclass(frozen=True)

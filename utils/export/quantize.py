@@ -17,7 +17,7 @@ from utils.core.files import replacing
 from utils.core.images import preprocess
 from utils.core.machine import cpu_features
 from utils.core.registry import Registry
-from utils.inference.formats import FORMATS, converted_folder, format_of
+from utils.inference.formats import FORMATS, converted_folder, converted_name, format_of
 
 QUANTIZERS = Registry("quantization scheme")
 
@@ -68,7 +68,7 @@ def hold_quantized(weights, card):
     for name, scheme in QUANTIZERS.items():
         if f"torch.{scheme.dtype}" in kinds:
             return card.replace(scheme=name)
-    made = converted_folder(weights) / QUANTIZERS["fp16"].file_name(card.file_name)
+    made = converted_folder(weights) / QUANTIZERS["fp16"].file_name(converted_name(weights, card))
     raise UserError(f"the weights in {weights} are not quantized; give the file of quantize.py ({made})", option="quantized")
 
 

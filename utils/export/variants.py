@@ -7,7 +7,7 @@ from utils.core.errors import UserError
 from utils.data.samples import calibration_images, example_images
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import export_model
-from utils.inference.formats import FORMATS, converted_folder, exported
+from utils.inference.formats import FORMATS, converted_folder, converted_name, exported
 
 CALIBRATION = 256  # images, as quantize.py takes unless told otherwise
 
@@ -33,11 +33,11 @@ class Variant:
 
 def variants(weights, network, card, dataset):
     """Every kind of file that the tables of schemes and engines know, by engine, the checkpoint first."""
-    folder = converted_folder(weights)
+    folder, stem = converted_folder(weights), converted_name(weights, card)
     images, source = example_images(card, 64)
     found = [Variant("checkpoint", "fp32", pathlib.Path(weights))]
     for scheme, quantizer in QUANTIZERS.items():
-        path = folder / quantizer.file_name(card.file_name)
+        path = folder / quantizer.file_name(stem)
 
         def quantize(quantizer=quantizer, path=path):
             calibration = calibration_images(dataset.train, CALIBRATION) if dataset and quantizer.calibrated else []
@@ -46,7 +46,7 @@ def variants(weights, network, card, dataset):
         found.append(Variant(quantizer.format, scheme, path, quantize, quantizer.devices))
     half = [(engine, True) for engine in exported() if "fp16" in FORMATS[engine].options]
     for engine, fp16 in [*((engine, False) for engine in exported()), *half]:
-        path = folder / f"{card.file_name}_{engine}{'_fp16' * fp16}{FORMATS[engine].suffix}"
+        path = folder / f"{stem}_{engine}{'_fp16' * fp16}{FORMATS[engine].suffix}"
 
         def export(engine=engine, fp16=fp16, path=path):
             export_model(network, card, engine, path, images=images, source=source, fp16=fp16)

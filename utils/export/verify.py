@@ -91,6 +91,8 @@ def reference_logits(model, card, images, batch_size=32):
 def compare(reference, predictor, images, source, tolerance):
     """Ask `predictor` for all `images` in every batch size, and hold it against `reference` logits (N, C).
 
+    Fewer images than the largest batch are asked again and again, so that each batch is one.
+
     Returns a dict for the card: `rows` has a dict a batch size with `batch`, `max_dlogit`, `mean_dprob`, `max_dprob`,
     `flips` (other argmax) and `ties` (those flips whose two candidates the checkpoint itself holds equal within twice
     the tolerance); beside it the source and the count of the images, the range of the logits, and the tolerance in
@@ -99,8 +101,10 @@ def compare(reference, predictor, images, source, tolerance):
     spread = float(reference.max() - reference.min())
     card = predictor.card
     rows = []
+    asked = [i % len(images) for i in range(max(len(images), *BATCHES))]
+    reference = reference[asked]
     for batch in BATCHES:
-        chunks = (images[i : i + batch] for i in range(0, len(images), batch))
+        chunks = ([images[i] for i in asked[start : start + batch]] for start in range(0, len(asked), batch))
         logits = np.concatenate([predictor.answer([predictor.prepare(image) for image in chunk]) for chunk in chunks])
         tie = 2 * (PIXEL_TOLERANCE if card.with_preprocessing else tolerance * spread)
         rows.append({"batch": batch} | differences(reference, logits, tie))

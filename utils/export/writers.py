@@ -12,6 +12,7 @@ from utils.core.card import CARD_KEY
 from utils.core.errors import UserError
 from utils.core.integrity import ONNX_KEY, sealed
 
+LARGEST = 2**31 - 1  # bytes of a protobuf, which an ONNX file is
 OPSET = 18  # the first with antialiased Resize, and the one that torch's exporter writes by itself
 
 
@@ -75,6 +76,13 @@ class Onnx(Writer):
     def convert(model, card, fp16=False, opset=OPSET):
         import onnx
 
+        if card.with_preprocessing and opset < OPSET:
+            raise UserError(
+                f"preprocessing needs opset {OPSET} or more: older ones cannot resize as Pillow does", option="opset"
+            )
+        size = sum(tensor.nbytes for tensor in model.state_dict().values())
+        if size > LARGEST:
+            raise UserError(f"an ONNX file holds 2 GiB, and these weights are {size / 2**30:.1f} GiB; take another format")
         buffer = io.BytesIO()
         torch.onnx.export(
             model,

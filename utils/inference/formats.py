@@ -17,6 +17,7 @@ from utils.core.errors import UserError
 from utils.core.inputs import absent
 from utils.core.integrity import is_safetensors, may_be_archive
 from utils.core.registry import Registry
+from utils.core.text import file_part
 
 FORMATS = Registry("engine")
 PICKLE = b"\x80\x02"  # how checkpoints begin that are from before torch 1.6
@@ -163,6 +164,14 @@ def must_be_checkpoint(path):
     by_suffix = next((name for name, entry in FORMATS.items() if entry.suffix == suffix and not entry.mark), None)
     if (recognise(path) or by_suffix) in exported():
         raise UserError(f"{path} is an exported file, not a checkpoint: predict.py and eval.py take it as it is")
+
+
+def converted_name(weights, card):
+    """How the names of the files made from a checkpoint begin: those of two checkpoints in one folder differ."""
+    own = file_part(pathlib.Path(weights).stem)
+    if own == "best_model":
+        return card.file_name
+    return own if f"{own}_".startswith(f"{card.file_name}_") else f"{card.file_name}_{own}"
 
 
 def converted_folder(weights):

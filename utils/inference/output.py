@@ -19,6 +19,8 @@ def report(predictor, files, options):
     One image gives one line, several give a table. The status is 0, or 3 where some could not be read; UserError
     where none could.
     """
+    if options.labelled:
+        _must_lie_in_class_folders([file.path for file in files], predictor.card.classes)
     answers, seconds = ask(predictor, files, options)
     faults = [answer for answer in answers if answer.fault]
     for answer in faults:
@@ -73,19 +75,26 @@ def _show_many(answers, seconds, predictor, show_topk):
 
 
 def _score(answers, classes):
-    """How many of the images in class folders got the class of their folder, whatever the threshold. UserError for none."""
-    labelled = [(_class_of(answer), answer.top[0][0]) for answer in answers if not answer.fault]
+    """How many of the images in class folders got the class of their folder, whatever the threshold."""
+    labelled = [(_class_of(answer.path), answer.top[0][0]) for answer in answers if not answer.fault]
     counted = [label == best for label, best in labelled if label in classes]
-    if not counted:
+    accuracy = sum(counted) / len(counted) if counted else None
+    return {"accuracy": accuracy, "right": sum(counted), "labelled": len(counted), "answered": len(labelled)}
+
+
+def _must_lie_in_class_folders(paths, classes):
+    """Raise UserError where none of the images lies in a folder that is called as a class: before the first is asked."""
+    if not {_class_of(path) for path in paths} & {*classes}:
         raise UserError(f"no image lies in a folder that is called as one of the {len(classes)} classes", option="labelled")
-    return {"accuracy": sum(counted) / len(counted), "right": sum(counted), "labelled": len(counted), "answered": len(labelled)}
 
 
-def _class_of(answer):
-    return pathlib.Path(answer.path).absolute().parent.name
+def _class_of(path):
+    return pathlib.Path(path).absolute().parent.name
 
 
 def _in_words(score):
+    if not score["labelled"]:
+        return "accuracy unknown: none of the images in class folders could be read"
     left = score["answered"] - score["labelled"]
     more = f"; {plural(left, 'image')} in other folders do not count" if left else ""
     return f"accuracy {score['accuracy']:.4f}: {score['right']:,} of {plural(score['labelled'], 'image')} right{more}"
@@ -124,10 +133,12 @@ def _printable(path):
 
 
 def _write(path, text):
-    if path == "-":
+    if path != "-":
+        write_text(path, text)
+    elif sys.stdout.isatty():
         sys.stdout.write(text)
-        return
-    write_text(path, text)
+    else:  # a program that reads them wants names as they are, which `Harmless` would change
+        getattr(sys.stdout, "unfiltered", sys.stdout).write(text)
 
 
 def _draw_all(files, answers, options):

@@ -44,7 +44,7 @@ def find_images(patterns):
                 raise UserError(f"{pattern}: no file matches", option="image")
             images = [ImageFile(path, os.path.basename(path)) for path in matches]
         for image in images:
-            found.setdefault(os.path.abspath(image.path), image)
+            found.setdefault(os.path.realpath(image.path), image)
     files = list(found.values())
     if not any(os.path.lexists(image.path) for image in files):
         raise UserError("; ".join(f"{image.path} {absent(image.path)}" for image in files[:MOST_NAMED]))

@@ -16,11 +16,15 @@ POINTS = 40  # up to so many epochs each value is a dot too
 
 @dataclass(frozen=True)
 class Curves:
-    """`charts`; `chosen`: the epoch whose weights were kept; `plain`: (first, last) epoch without augmentation, or None."""
+    """`charts`; `chosen`: the epoch that the weights are of, `is_best`: whether it was the best one.
+
+    `plain`: (first, last) epoch without augmentation, or None.
+    """
 
     charts: list
     epochs: int
     chosen: int | None
+    is_best: bool
     plain: tuple | None
     seconds: float | None  # of the whole run
 
@@ -72,17 +76,18 @@ def read_history(path):
     return history
 
 
-def curves_of(history, plain_from=None):
+def curves_of(history, plain_from=None, chosen=None):
     """Curves of a history that `read_history` gave; `plain_from` is the first epoch, counted from 0, without augmentation.
 
-    None where no epoch was finished.
+    `chosen` is the epoch of the weights, where that is known and may not be the best one. None where no epoch was finished.
     """
     records = history["epochs"]
     if not records:
         return None
     epochs = [record["epoch"] for record in records]
     best = history.get("best") or {}
-    chosen = best.get("epoch") if best.get("epoch") in epochs else None
+    chosen = chosen or best.get("epoch")
+    chosen = chosen if chosen in epochs else None
     plain = None if plain_from is None or plain_from >= epochs[-1] else (max(plain_from + 1, epochs[0]), epochs[-1])
     charts = []
     for name in [name for name, metric in METRICS.items() if metric.curve]:
@@ -92,7 +97,7 @@ def curves_of(history, plain_from=None):
     rates = {"learning rate": [(record["epoch"], record["lr"]) for record in records]}
     charts.append(_chart("learning rate at the end of the epoch", rates, epochs, chosen, plain))
     seconds = (history.get("seconds") or {}).get("total")
-    return Curves([chart for chart in charts if chart], len(records), chosen, plain, seconds)
+    return Curves([chart for chart in charts if chart], len(records), chosen, chosen == best.get("epoch"), plain, seconds)
 
 
 def _chart(title, lines, epochs, chosen, plain):

@@ -10,7 +10,7 @@ from utils.runtime.device import kind_of
 from utils.runtime.distributed import world_size
 from utils.runtime.precision import autocast
 
-NUMBERS = {"fp32": "32-bit numbers", "bf16": "16-bit numbers: faster, less exact", "fp16": "16-bit numbers: faster, less exact"}
+NUMBERS = {"fp32": "32-bit numbers", "bf16": "16-bit numbers, less exact", "fp16": "16-bit numbers, less exact"}
 
 
 @dataclass(frozen=True)

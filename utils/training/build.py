@@ -31,7 +31,7 @@ from utils.training.fingerprint import data_facts, fingerprint
 from utils.training.loop import Step
 from utils.training.optim import build_optimizer, shares_by_depth
 from utils.training.resuming import find_saved, resume
-from utils.training.schedule import Schedule, fit_warmup
+from utils.training.schedule import Schedule
 from utils.training.signals import Interruptions
 from utils.training.start import find_start
 from utils.training.state import TrainState, seed_everything
@@ -87,6 +87,7 @@ def build_trainer(options, device, stop=None):
     random_goes_on = resume(state, saved, options, files, plan, steps)
     if plan.rank and not random_goes_on:  # each process draws its own dropout
         seed_everything((options.seed + 1_000_003 * plan.rank + state.step) % 2**32)
+    files.write_skipped(skipped)
     files.write_classes(card.classes)
     files.write_arguments(options.arguments)
     card.training = facts_of(options) | {"precision": config.precision}
@@ -149,7 +150,7 @@ def open_data(options, start=None):
     with distributed.first_here_first():
         dataset = open_images(options)
     images = preprocessing(options.model, options.image_size, options.pretrained)
-    images |= start.images if start else {}
+    images |= start.images(images["image_size"]) if start else {}
     images |= {"resize_size": options.resize_size} if options.resize_size else {}
     card = ModelCard(options.model, dataset.classes, norm_type=options.norm_type, **images)
     for notice in dataset.notices:
@@ -179,8 +180,7 @@ def open_images(options):
 
 
 def say_skipped(sentences, files, most=20):
-    """Print and write down which images are left out as broken."""
-    files.write_skipped(sentences)
+    """Print which images are left out as broken."""
     if sentences:
         more = [f"and {len(sentences) - most:,} more"] if len(sentences) > most else []
         lines = [*map(printable, sentences[:most]), *more]
@@ -276,7 +276,7 @@ def make_plan(options, saved):
 
 def make_schedule(options, steps):
     """The learning rates of a run whose epochs have `steps` optimizer steps."""
-    warmup = announced(fit_warmup(options.wp_epoch, options.max_epoch))
+    warmup = announced(options.warmup(options.max_epoch))
     return Schedule(steps * options.max_epoch, round(steps * warmup), options.base_lr, options.min_lr)
 
 

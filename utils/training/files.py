@@ -53,6 +53,8 @@ class RunFiles:
 
         It is copied, and written while the training goes on, as the best model is. Every rank has to call it.
         """
+        facts = {name: value for name, value in card.training.items() if name not in ("val", "final")}  # of the best epoch
+        card = card.replace(training=facts | {"epoch": state.epoch})
         extra = {"card": card.to_dict(), "batches": plan.kept} | run.to_dict()
         on_main(self.writer.add, self._save_last, state.state_dict() | extra)
 

@@ -127,17 +127,18 @@ def check_losses(state, losses):
         dist.all_reduce(finite, dist.ReduceOp.MIN)
     finite = finite.tolist()
     if not all(finite):
-        raise _diverged("loss is", state, state.step - len(losses) + finite.index(0) + 1)
+        raise diverged("loss is", state, state.step - len(losses) + finite.index(0) + 1)
     state.recent_losses, state.recent_loss = values.tolist(), values.mean().item()
 
 
 def check_weights(state):
     """Raise UserError where a trained parameter is not finite."""
     if not torch.stack([p.detach().isfinite().all() for p in state.parameters]).all():
-        raise _diverged("weights are", state, state.step)
+        raise diverged("weights are", state, state.step)
 
 
-def _diverged(what, state, step):
+def diverged(what, state, step):
+    """The UserError for a training whose numbers are no more finite; `what` is, with its verb, as in `loss is`."""
     rate = state.optimizer.param_groups[0]["lr"]
     return UserError(
         f"the {what} not finite at step {step} (learning rate {rate:.3g}): lower the base learning rate, or clip the gradient "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from utils.data.reading import Reading
+from utils.training.schedule import OF_TRAINED, WARMUP_EPOCHS, fit_warmup
 
 GUESSED = Reading()
 FREE, GROWS = "free", "grows"
@@ -48,7 +49,7 @@ class TrainOptions:
     ema: bool = False
     # optimisation
     max_epoch: int = may_change(300, GROWS)
-    wp_epoch: float | None = None  # None: 20 epochs, but at most a fifth of the run
+    wp_epoch: float | None = None  # None: 20 epochs, or 1 from trained weights, but at most a fifth of the run
     start_epoch: int = may_change(0)
     eval_epoch: int = 1
     optimizer: str = "adamw"
@@ -79,6 +80,10 @@ class TrainOptions:
     flags: dict = field(default_factory=dict, metadata={"changes": FREE})  # the command line, for history.json
     defaulted: tuple = may_change(())  # names of options that nobody chose: what the run starts from may say better
     arguments: str = field(default="# not started from a command line\n", metadata={"changes": FREE})  # for args.txt
+
+    def warmup(self, max_epoch):
+        """`(epochs of warm-up, notice or None)` of a run of `max_epoch`."""
+        return fit_warmup(self.wp_epoch, max_epoch, OF_TRAINED if self.weights or self.pretrained else WARMUP_EPOCHS)
 
     @property
     def plain_from(self):

@@ -4,7 +4,7 @@ from utils.core.text import plural
 from utils.runtime.distributed import from_main, say
 from utils.training.checks import check_fit
 from utils.training.files import find_earlier_run
-from utils.training.schedule import Schedule, fit_warmup
+from utils.training.schedule import Schedule
 
 
 def find_saved(options, files, run):
@@ -35,7 +35,7 @@ def resume(state, saved, options, files, plan, steps):
         say(f"resumed {files.last if options.resume == 'auto' else options.resume} {place}")
     elif options.resume:
         say(f"{files.last} does not exist yet, so there is nothing to resume: this run starts from the beginning")
-    elif files.last.exists():
+    if files.last.exists() and not files.continues:
         say(f"{files.folder} holds an earlier run, which this one replaces; to keep it, resume it or save elsewhere")
     return random_goes_on
 
@@ -45,7 +45,7 @@ def say_if_longer(options, saved, step, steps):
     before, now = saved["choices"].get("max_epoch", options.max_epoch), options.max_epoch
     if before < now:
         was, is_ = (
-            Schedule(steps * epochs, round(steps * fit_warmup(options.wp_epoch, epochs)[0]), options.base_lr, options.min_lr)
+            Schedule(steps * epochs, round(steps * options.warmup(epochs)[0]), options.base_lr, options.min_lr)
             for epochs in (before, now)
         )
         say(f"max_epoch rises from {before} to {now}: the learning rate goes on at {is_(step):.2e}, where a run of {now} "

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-WARMUP_EPOCHS = 20  # where nothing else is asked for
+WARMUP_EPOCHS, OF_TRAINED = 20, 1  # where nothing else is asked for: from random weights, and from trained ones
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Schedule:
         return self.min_lr + (self.base_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def fit_warmup(epochs, max_epoch):
+def fit_warmup(epochs, max_epoch, usual=WARMUP_EPOCHS):
     """Epochs of warm-up for a run of `max_epoch`, and a notice or None.
 
-    None takes WARMUP_EPOCHS, but at most a fifth of the run (fractions are fine: warm-up counts steps), which is then said.
+    None takes the `usual`, but at most a fifth of the run (fractions are fine: warm-up counts steps), which is then said.
     """
     if epochs is not None:
         return epochs, None
     most = max_epoch / 5
-    if most >= WARMUP_EPOCHS:
-        return WARMUP_EPOCHS, None
-    return most, f"as the run is short, its warm-up takes {most:g} epochs, a fifth of the run, instead of {WARMUP_EPOCHS}"
+    if most >= usual:
+        return usual, None
+    return most, f"as the run is short, its warm-up takes {most:g} epochs, a fifth of the run, instead of {usual}"

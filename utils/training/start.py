@@ -12,7 +12,7 @@ from utils.core.text import plural
 from utils.runtime.distributed import from_main
 
 # Defaults of runs that start from trained weights, see docs/training.md: smaller steps, which the trunk survives
-FINE_TUNING = {"base_lr": 1e-3, "wp_epoch": 1.0}
+FINE_TUNING = {"base_lr": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Start:
     state: dict
     card: ModelCard | None
 
-    @property
-    def images(self):
-        """The fields of a card that say how the images were prepared, except for the size."""
-        names = ("interpolation", "mean", "std") if self.card else ()
-        return {name: getattr(self.card, name) for name in names}
+    def images(self, image_size):
+        """The fields of a card that say how images are prepared, as they were, but at `image_size`."""
+        if self.card is None:
+            return {}
+        before = max(image_size, round(self.card.resize_size * image_size / self.card.image_size))
+        return {name: getattr(self.card, name) for name in ("interpolation", "mean", "std")} | {"resize_size": before}
 
     def load_into(self, network, name, classes):
         """Load the trunk into a fresh network called `name`, strictly, and the head as far as it is known; say what was kept.
@@ -80,7 +81,6 @@ def find_start(options):
         return options, None
     start = Start(str(options.weights), *from_main(read_weights, options.weights)) if options.weights else None
     chosen = dict(FINE_TUNING)
-    chosen["wp_epoch"] = min(chosen["wp_epoch"], options.max_epoch / 5)
     if start and start.card:
         card = start.card
         chosen |= {"model": card.architecture, "norm_type": card.norm_type, "image_size": card.image_size}

@@ -49,8 +49,10 @@ class Teacher:
         images = images * self.scale + self.shift
         if images.shape[-1] == self.image_size:
             return images
-        size = (self.image_size, self.image_size)
-        return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+        size, shrinks = (self.image_size, self.image_size), self.image_size < images.shape[-1]
+        return F.interpolate(
+            images.float(), size, mode="bilinear", antialias=shrinks
+        )  # which is slow, and changes no larger one
 
 
 def check_teacher(path):

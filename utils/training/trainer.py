@@ -18,7 +18,7 @@ from utils.training.board import Board
 from utils.training.data import TrainingData
 from utils.training.files import RunFiles
 from utils.training.fingerprint import Fingerprint
-from utils.training.loop import Clock, Step, set_train_mode, train_epoch
+from utils.training.loop import Clock, Step, diverged, set_train_mode, train_epoch
 from utils.training.options import TrainOptions
 from utils.training.progress import Progress, scores, summary, terminal_width, where_time_went
 from utils.training.signals import Interruptions
@@ -57,16 +57,17 @@ class Trainer:
         progress = Progress(options.max_epoch, self.step.schedule.total_steps, state.step)
         if state.epoch < options.max_epoch:
             say(f"* marks {'the best epoch so far on val' if self.data.dataset.val else 'the latest epoch'}: {self.files.best}")
+        stuck = not state.group and self.is_stuck()  # a run that had stopped early is resumed, to be tested
         with self.stop:
-            while state.epoch < options.max_epoch and not self.stop.look():
+            while not stuck and state.epoch < options.max_epoch and not self.stop.look():
                 record = self.train_epoch(progress)
                 if record is None:
                     break
                 self.finish_epoch(record)
-                if self.is_stuck(record):
-                    say(f"no better one in the last {plural(options.early_stop, 'evaluation')}: stopping early")
-                    break
-        if self.stop and state.epoch < options.max_epoch:
+                stuck = self.is_stuck()
+        if stuck:
+            say(f"no better one in the last {plural(options.early_stop, 'evaluation')}: stopping early")
+        elif self.stop and state.epoch < options.max_epoch:
             self.files.writer.wait()
             where = f"step {state.group} of epoch {state.epoch + 1}" if state.group else f"epoch {state.epoch}"
             say(f"stopped after {where}: {self.files.last} is saved")
@@ -142,6 +143,8 @@ class Trainer:
         distributed.share_buffers(model)
         batches = self.data.eval_batches(split, min(250, 2 * self.plan.batch_size))  # no activations to keep: less memory
         evaluation = gather(evaluate(model.eval(), batches))
+        if not evaluation.logits.isfinite().all():  # in the epoch in which it diverges a step may still have looked sound
+            raise diverged(f"answers to the {split.name} images are", self.state, self.state.step)
         self.clock.evaluating += time.perf_counter() - started
         return evaluation
 
@@ -169,10 +172,13 @@ class Trainer:
         self.files.save_last(self.state, self.card, self.fingerprint, self.plan)
         self.stop.saved()
 
-    def is_stuck(self, record):
+    def is_stuck(self):
         """Whether the last `early_stop` evaluations were no better than an earlier one."""
-        patience = self.options.early_stop * self.options.eval_epoch
-        return patience > 0 and "val" in record and record["epoch"] - self.state.best["epoch"] >= patience
+        patience, best = self.options.early_stop * self.options.eval_epoch, self.state.best
+        if not (patience and best and self.state.history):
+            return False
+        record = self.state.history[-1]
+        return "val" in record and record["epoch"] - best["epoch"] >= patience
 
     def test_best(self):
         """Load the best model, score it on the held-out split, and put the scores into its card. None without such a split."""
