@@ -77,7 +77,7 @@ WRITTEN = {
     "predict.py --json": "predict.json",
     "predict_ckpoint.py --json": "predict_ckpoint.json",
     "check_dataset.py --json": "check_dataset.json",
-    "receptive_field.py": "results/receptive_field/custom_32px.json",
+    "receptive_field.py": "results/receptive_field/custom_32px_2images.json",
     "complexity.py": "results/complexity/custom_32px_complexity.json",
     **{f"complexity_{tool}.py": f"results/complexity/custom_32px_complexity_{tool}.json" for tool in TOOLS},
 }

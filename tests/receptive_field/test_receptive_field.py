@@ -485,7 +485,7 @@ def test_script_writes_table_json_and_picture(main_of, tmp_path):
     _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32, "--image", "photo.png", "--images", 4)
     assert "random weights, untrained; 4 images of digits test" in out
     assert "alike: all of the 20 layers" in out
-    result = json.loads((tmp_path / "results/receptive_field/custom_32px.json").read_text())
+    result = json.loads((tmp_path / "results/receptive_field/custom_32px_4images_photo.json").read_text())
     rows = {row["layer"]: row for row in result["layers"]}
     assert rows["layer3"] == {
         "layer": "layer3",
@@ -499,7 +499,7 @@ def test_script_writes_table_json_and_picture(main_of, tmp_path):
     }
     assert rows["classifier.0"]["size"] == ["global", "global"] and rows["classifier.0"]["start"] == [None, None]
     assert result["mismatches"] == [] and result["effective"]["layer"] == "layer3"
-    with Image.open(tmp_path / "results/receptive_field/custom_32px.png") as picture:
+    with Image.open(tmp_path / "results/receptive_field/custom_32px_4images_photo.png") as picture:
         assert picture.width > picture.height > 200
 
 
@@ -516,7 +516,7 @@ def test_the_box_lies_where_the_unit_looks(tmp_path, figures):
 def test_script_with_one_method(main_of, method, tmp_path):
     _, out = main_of("receptive_field", "-m", "custom", "--image_size", 32, "--method", method, "--images", 1, "--cap", 64)
     assert ("≥ 64" in out) == (method == "gradient") and ("global" in out) == (method == "analytic")
-    assert (tmp_path / f"results/receptive_field/custom_32px_cap64_{method}.json").exists()
+    assert (tmp_path / f"results/receptive_field/custom_32px_cap64_{method}_1images.json").exists()
 
 
 def test_script_with_a_checkpoint_says_which_images_it_took(main_of, tmp_path):
@@ -529,7 +529,7 @@ def test_script_with_a_checkpoint_says_which_images_it_took(main_of, tmp_path):
         and "effective field of layer2.0" in out
         and "2 images of digits test" in out
     )
-    assert (tmp_path / "results/receptive_field/custom_32px_3classes_gone-folder_layer2.0.png").exists()
+    assert (tmp_path / "results/receptive_field/custom_32px_3classes_gone-folder_model_layer2.0_2images.png").exists()
     for flags, sentence in {
         ("-w", "model.pth", "--layer", "layer2.9"): "layer2.9 is no layer of this network. Did you mean layer2",
         ("-w", "model.pth", "--num_classes", "4"): "4 classes contradict",
