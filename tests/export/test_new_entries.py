@@ -80,7 +80,7 @@ def weights(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BATCHES", (1,))
     monkeypatch.setattr(benchmark, "cold_start", lambda variant, image, args: 0.5)
     Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
-    return checkpoint(tmp_path / "best.pth")
+    return checkpoint(tmp_path / "best_model.pth")
 
 
 def test_a_new_format_is_exported_answered_evaluated_and_compared(toy, weights, main_of, tmp_path):

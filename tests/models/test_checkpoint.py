@@ -23,18 +23,13 @@ def test_bare_checkpoints_and_raw_state_dicts_load_strictly(name, classes, tmp_p
     state = build_model(name, classes, 32).state_dict()
     for file, contents in (("bare.pth", {"model": state}), ("raw.pth", state)):
         torch.save(contents, tmp_path / file)
-        model, card = load_model(tmp_path / file, name)
+        model, card = load_model(tmp_path / file, name, image_size=32)
         assert card.num_classes == classes and card.architecture == name and not model.training
         assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), state.values(), strict=True))
     with pytest.raises(UserError, match="has no model card; say which network"):
         load_model(tmp_path / "raw.pth")
     with pytest.raises(UserError, match=f"have {classes} classes, not 2"):
         load_model(tmp_path / "raw.pth", name, classes=["a", "b"])
-
-
-def test_the_image_size_of_fashion_cnn_is_read_off_its_weights(tmp_path):
-    torch.save(build_model("custom", 3, 48).state_dict(), tmp_path / "a.pth")
-    assert load_model(tmp_path / "a.pth", "custom")[1].image_size == 48
 
 
 def test_the_card_speaks_and_contradictions_name_both_values(tmp_path):

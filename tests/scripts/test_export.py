@@ -88,6 +88,12 @@ def test_a_quantized_checkpoint_stays_beside_its_exports(tmp_path, weights, main
         main_of("export", "-w", weights, "-q", "-e", "onnx")
 
 
+def test_quantized_weights_that_are_called_as_a_checkpoint_have_a_name_of_their_own(tmp_path, main_of):
+    QUANTIZERS["fp16"].apply(*network_of("custom"), tmp_path / "small" / "best_model.pth")
+    main_of("export", "-w", "small/best_model.pth", "-q", "-e", "torchscript", "--images", 7)
+    assert (tmp_path / "small" / "converted_models" / "custom_quantized_torchscript.pt").exists()
+
+
 def test_quantized_weights_without_a_card(tmp_path, main_of):
     model, _ = network_of("custom")
     torch.save({"model": {key: value.half() for key, value in model.state_dict().items()}}, tmp_path / "half.pth")

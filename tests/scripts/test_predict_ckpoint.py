@@ -53,7 +53,7 @@ def test_bare_checkpoints_predict_and_export(name, num_classes, raw, picture, tm
     known = ("-m", name, "-w", "bare.pth", "-c", "classes.txt", "--image_size", size)
     from_checkpoint = main_of("predict_ckpoint", "-i", picture, *known, "--topk", 10, "--json", "-")[1]
     main_of("export", *known, "-e", "torchscript", "--images", 7)
-    file = f"converted_models/{name}_torchscript.pt"
+    file = f"converted_models/{name}_bare_torchscript.pt"
     from_file = main_of("predict", "-i", picture, "-m", file, "--topk", 10, "--json", "-")[1]
     assert json.loads(from_file)["images"][0]["class"].startswith("name ")
     assert len(probabilities(from_file)) == num_classes

@@ -92,7 +92,7 @@ def test_a_translation_is_none(weights, tmp_path):
 
 def test_names_given_to_a_file_without_any_are_matched_by_name(bare, photos, evaluate, tmp_path):
     """The outputs are called as the user says, in whatever order the folder has them."""
-    flags = ("-w", bare, "-m", "custom", "-d", photos)
+    flags = ("-w", bare, "-m", "custom", "--image_size", 16, "-d", photos)
     right = evaluate(*flags, "-c", names(tmp_path, *COLOURS))["Acc@1"]
     assert right > 0.8 and evaluate(*flags, "-c", names(tmp_path, "red", "green", "blue"))["Acc@1"] < 0.5
     with pytest.raises(UserError, match="did you mean 'gren'"):
@@ -103,12 +103,12 @@ def test_invented_names_match_no_real_ones(trained, tmp_path, evaluate, bare, ca
     """Folders called as the invented names are: their order as text is not that of the outputs."""
     photos = make_photos(tmp_path / "numbers", classes=[str(i) for i in (1, 10, 2)])
     with pytest.raises(UserError, match="are numbers, whose order as text is another") as error:
-        evaluate("-w", bare, "-m", "custom", "-d", photos)
+        evaluate("-w", bare, "-m", "custom", "--image_size", 16, "-d", photos)
     assert error.value.option == "classes"
     photos = make_photos(tmp_path / "words")
-    assert evaluate("-w", bare, "-m", "custom", "-d", photos)["Acc@1"] > 0.8
+    assert evaluate("-w", bare, "-m", "custom", "--image_size", 16, "-d", photos)["Acc@1"] > 0.8
     with pytest.raises(UserError, match="that its file does not name; name them"):
-        evaluate("-w", bare, "-m", "custom", "-d", make_photos(tmp_path / "two", classes=COLOURS[:2]))
+        evaluate("-w", bare, "-m", "custom", "--image_size", 16, "-d", make_photos(tmp_path / "two", classes=COLOURS[:2]))
 
 
 def test_one_name_for_two_classes_is_refused(trained, photos, evaluate, tmp_path):
