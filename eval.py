@@ -92,6 +92,7 @@ def main():
     wrong = mistakes(evaluation, split, card.classes)
     result["mistakes"] = [dict(zip(("class", "answer", "probability", "image"), item[1:], strict=True)) for item in wrong]
     path = pathlib.Path(args.output or RESULTS / "accuracy" / place / f"{name}.json")
+    print(describe(result))  # first: it is not lost where the files cannot be written
     write_json(path, result)
     beside = {what: path.with_name(f"{path.stem}_{what}") for what in ("confusion.png", "mistakes.png", "confusions.csv")}
     plots.confusion_matrix(result["confusion matrix"], card.classes, beside["confusion.png"], f"{title}, {split.name}")
@@ -102,7 +103,6 @@ def main():
         del beside["confusions.csv"]
     if args.csv:
         write_text(args.csv, csv_text(IMAGES, of_each_image(evaluation, split, card.classes)))
-    print(describe(result))
     written = [str(path), f"{' and '.join(file.name for file in beside.values())} beside it", args.csv]
     print("\n  ".join(["written:", *filter(None, written)]))
 

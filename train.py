@@ -88,7 +88,7 @@ def parser():
     speed = p.add_argument_group("speed")
     speed.add_argument("--precision", default=d.precision, choices=("auto", "fp32", "bf16", "fp16"),
                        help="32-bit numbers (fp32) or 16-bit ones; auto takes bf16 where that is faster")  # fmt: skip
-    speed.add_argument("--fp16", action="store_true", help="--precision fp16; on a CPU auto, as that has no fp16 training")
+    speed.add_argument("--fp16", action="store_true", help="--precision fp16; on a CPU the same as auto")
     speed.add_argument("--bf16", action="store_true", help="--precision bf16: 16-bit numbers with the range of fp32")
     speed.add_argument("--compile", action="store_true",
                        help="on a CPU (needs g++) fuses BatchNorm + ReLU and uses Winograd where measured faster")  # fmt: skip

@@ -91,7 +91,7 @@ def reference_logits(model, card, images, batch_size=32):
 def compare(reference, predictor, images, source, tolerance):
     """Ask `predictor` for all `images` in every batch size, and hold it against `reference` logits (N, C).
 
-    Fewer images than the largest batch are asked again and again, so that each batch is one.
+    Fewer images than the largest batch are repeated, so that a batch of that size is really asked.
 
     Returns a dict for the card: `rows` has a dict a batch size with `batch`, `max_dlogit`, `mean_dprob`, `max_dprob`,
     `flips` (other argmax) and `ties` (those flips whose two candidates the checkpoint itself holds equal within twice

@@ -138,7 +138,7 @@ def check_weights(state):
 
 
 def diverged(what, state, step):
-    """The UserError for a training whose numbers are no more finite; `what` is, with its verb, as in `loss is`."""
+    """The UserError for numbers that are infinite or NaN; `what` names them with its verb, as `loss is`."""
     rate = state.optimizer.param_groups[0]["lr"]
     return UserError(
         f"the {what} not finite at step {step} (learning rate {rate:.3g}): lower the base learning rate, or clip the gradient "

@@ -49,10 +49,9 @@ class Teacher:
         images = images * self.scale + self.shift
         if images.shape[-1] == self.image_size:
             return images
+        # Antialiasing is slow, and changes nothing where images grow.
         size, shrinks = (self.image_size, self.image_size), self.image_size < images.shape[-1]
-        return F.interpolate(
-            images.float(), size, mode="bilinear", antialias=shrinks
-        )  # which is slow, and changes no larger one
+        return F.interpolate(images.float(), size, mode="bilinear", antialias=shrinks)
 
 
 def check_teacher(path):
