@@ -73,7 +73,7 @@ def parser():
     optim.add_argument("--label_smoothing", type=float, default=d.label_smoothing, check=cli.between(0, 1, closed=False),
                        help="share of the target that all classes divide")  # fmt: skip
     optim.add_argument(
-        "--teacher", check=no_file, metavar="FILE", help="also learn what this checkpoint answers (distillation)"
+        "--teacher", check=no_file, metavar="FILE", help="also learn what this model file answers (distillation)"
     )
     optim.add_argument("--teacher_share", type=float, default=d.teacher_share, check=cli.between(0, 1), help="part of the loss")
     optim.add_argument("--temperature", type=float, default=d.temperature, check=cli.above(0), help="over 1 softens answers")

@@ -1,5 +1,7 @@
 """Distillation: the loss in closed form, the teacher's own preprocessing and order of classes, and whole runs."""
 
+import pickle
+import re
 import signal
 
 import pytest
@@ -12,7 +14,8 @@ from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.data.datasets import open_dataset
 from utils.data.loader import eval_batches
-from utils.training.teacher import open_teacher
+from utils.export.writers import Onnx, TorchScript, quietly
+from utils.training.teacher import check_teacher, open_teacher
 
 CARD = ModelCard("custom", list("0123456789"), 16)
 
@@ -87,10 +90,64 @@ def test_a_teacher_of_other_classes_is_refused(name, file, tmp_path):
     assert error.value.option == "teacher"
 
 
-def test_a_student_without_labels_of_its_own_comes_near_its_teacher(file, trainer_of, capsys):
+def exported(writer, path, card=None, keep_card=True):
+    """The trained network as a file of another engine."""
+    network, own = trained()
+    card = card or own
+    with quietly():
+        writer.save(writer.convert(network, card), card, path)
+    if not keep_card:
+        import onnx
+
+        graph = onnx.load(path)
+        del graph.metadata_props[:]
+        onnx.save(graph, path)
+    return path
+
+
+@pytest.mark.parametrize(("writer", "suffix"), [(Onnx, ".onnx"), (TorchScript, ".pt")])
+def test_an_exported_file_teaches_as_its_checkpoint_does(writer, suffix, file, images, tmp_path):
+    path = exported(writer, tmp_path / f"teacher{suffix}")
+    teacher = open_teacher(path, CARD, 0.9, 4.0)
+    travelled = pickle.loads(pickle.dumps(teacher))  # as from the first of several processes to the others
+    logits, of_labels = torch.randn(32, 10, requires_grad=True), torch.rand(32)
+    wanted = open_teacher(file, CARD, 0.9, 4.0).losses(of_labels, images, logits)
+    for one in (teacher.to("cpu"), travelled):
+        losses = one.losses(of_labels, images, logits)
+        torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-4)
+        losses.sum().backward()
+
+
+def test_a_file_that_cannot_say_how_it_is_fed_is_no_teacher(tmp_path):
+    inside = exported(Onnx, tmp_path / "inside.onnx", trained()[1].replace(with_preprocessing=True))
+    for path, words in (
+        (exported(Onnx, tmp_path / "bare.onnx", keep_card=False), "has no model card"),
+        (inside, "prepares images itself"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            check_teacher(path)
+        assert error.value.option == "teacher"
+
+
+@pytest.mark.parametrize("look", [{}, {"mean": [0.9] * 3, "std": [0.1] * 3}])
+def test_a_run_says_how_well_its_teacher_answers_what_it_is_fed_with(look, file, trainer_of, tmp_path, capsys):
+    """Fed otherwise than it was trained with, a teacher misleads; the start of the run tells."""
+    path = changed(file, tmp_path / "a.pth", **look)
+    data = trainer_of(max_epoch=1, teacher=str(path)).data
+    right, asked = map(int, re.search(r"it answers (\d+) of (\d+) val images right", capsys.readouterr().out).groups())
+    network, (mean, std) = trained()[0], (look.get(name, getattr(data.card, name)) for name in ("mean", "std"))
+    batches = eval_batches(data.dataset.val, data.card.replace(mean=mean, std=std), 128)
+    with torch.no_grad():
+        wanted = sum((network(images).argmax(dim=1) == labels).sum() for images, labels in batches)
+    assert (right, asked) == (wanted, len(data.dataset.val)) and (right < asked / 2) == bool(look)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
+def test_a_student_without_labels_of_its_own_comes_near_its_teacher(kind, file, trainer_of, tmp_path, capsys):
     """All of the loss is the teacher's: after four epochs the student agrees with it on the test images."""
-    trainer = trainer_of(max_epoch=4, teacher=str(file), teacher_share=1.0, batch_size=32)
-    assert "at 16 px, 1 of the loss, temperature 4\n" in capsys.readouterr().out
+    teacher = file if kind == "checkpoint" else exported(Onnx, tmp_path / "teacher.onnx")
+    trainer = trainer_of(max_epoch=4, teacher=str(teacher), teacher_share=1.0, batch_size=32)
+    assert "at 16 px, 1 of the loss, temperature 4; fed with images of 16 px, it answers" in capsys.readouterr().out
     assert trainer.fit() == 0
     batches = list(eval_batches(trainer.data.dataset.test, CARD, 128))
     ours, theirs = (

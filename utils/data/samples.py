@@ -12,6 +12,7 @@ from PIL import Image
 from utils.core.errors import UserError
 from utils.data.datasets import dataset_of, is_own, is_present, match_classes, open_dataset, protect_images
 from utils.data.reading import Reading
+from utils.data.splits import evenly
 
 
 def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
@@ -95,8 +96,7 @@ def example_images(card, count, dataset=None, data_dir=None, sizes=False):
 
 def spread(split, count):
     """At most `count` Pillow RGB images that lie evenly over a Split."""
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
-    return [split.image(int(index)) for index in chosen]
+    return [split.image(int(index)) for index in evenly(len(split), count)]
 
 
 def generated_images(count, seed=0):

@@ -61,6 +61,11 @@ class Split:
         return self.keys if self.keys is not None else [path.relative_to(self.root).as_posix() for path in self.paths]
 
 
+def evenly(length, count):
+    """Indices (n,) of at most `count` images that lie evenly over a split of so many, from the first to the last."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int)
+
+
 def check_classes(dataset):
     """Raise UserError for a Dataset of one class, which every network answers right."""
     if len(dataset.classes) == 1:

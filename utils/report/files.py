@@ -4,10 +4,9 @@ import json
 import os
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from utils.core.errors import UserError
 from utils.core.files import benchmark_file
+from utils.data.splits import evenly
 from utils.evaluation.metrics import wilson_interval
 from utils.inference.formats import FORMATS, converted_folder
 from utils.inference.predictors import open_predictor
@@ -53,7 +52,7 @@ def exported_files(run, answers):
     at most MOST of them.
     """
     folder, suffixes = converted_folder(run.path), {entry.suffix for entry in FORMATS.values()}
-    chosen = np.unique(np.linspace(0, len(run.split) - 1, min(MOST, len(run.split))).astype(int))
+    chosen = evenly(len(run.split), MOST)
     measured = {row["file"]: row for row in _benchmark(run)}
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:

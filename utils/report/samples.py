@@ -11,6 +11,7 @@ from utils.data.augment import erase, mix
 from utils.data.cache import open_store
 from utils.data.loader import drawing_from
 from utils.data.registry import AUGMENTATIONS
+from utils.data.splits import evenly
 from utils.data.stores import TransformStore
 from utils.report.pictures import SIDE
 
@@ -34,7 +35,7 @@ def samples_of(split, card, flags):
     mixup, cutmix = float(flags["mixup"]), float(flags["cutmix"])
     if name == "none" and not (erasing or mixup or cutmix):
         return None
-    chosen = split.subset(np.linspace(0, len(split) - 1, IMAGES).astype(int))
+    chosen = split.subset(evenly(len(split), IMAGES))
     geometry = (card.image_size, card.mean, card.std, card.resize_size, card.interpolation)
     augment, plain = AUGMENTATIONS[name](*geometry), AUGMENTATIONS["none"](*geometry)
     store = open_store(chosen, card.resize_size, "off", show=False, interpolation=card.interpolation)

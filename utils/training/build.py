@@ -13,8 +13,10 @@ from utils.core.errors import UserError
 from utils.core.machine import cores, keep_memory
 from utils.core.text import plural, printable
 from utils.data.datasets import open_dataset
-from utils.data.splits import check_classes
+from utils.data.loader import eval_batches
+from utils.data.splits import check_classes, evenly
 from utils.data.streams import open_stream
+from utils.evaluation.evaluate import evaluate
 from utils.kernels.convert import is_compiled, use_training_kernels
 from utils.runtime import distributed
 from utils.runtime.compile import compile_whole, trial_step
@@ -37,6 +39,8 @@ from utils.training.start import find_start
 from utils.training.state import TrainState, seed_everything
 from utils.training.teacher import check_teacher, open_teacher
 from utils.training.trainer import Trainer
+
+ASKED = 500  # held-out images at most, that tell at the start how well a teacher answers
 
 
 def build_trainer(options, device, stop=None):
@@ -66,6 +70,8 @@ def build_trainer(options, device, stop=None):
         precision = announced(from_main(possible_precision, saved["card"]["training"].get("precision", "fp32"), device))
     model = make_model(options, card, device, start)
     data = TrainingData(dataset, card, options, device)
+    if teacher:
+        say(from_main(describe_teacher, teacher, options, card, dataset.val))
 
     config = RunConfig(device, precision, *share_with_workers(options, data), keeps_memory)
     config = replace(config, precision=settle_precision(options, config, model))
@@ -200,13 +206,22 @@ def make_model(options, card, device, start=None):
 
 
 def make_teacher(options, card, device):
-    """The Teacher of the run, if it has one; prints which."""
-    if not options.teacher:
-        return None
-    teacher = from_main(open_teacher, options.teacher, card, options.teacher_share, options.temperature).to(device)
-    share, size = f"{options.teacher_share:g} of the loss", f"{teacher.image_size} px"
-    say(f"teacher: {options.teacher} at {size}, {share}, temperature {options.temperature:g}")
-    return teacher
+    """The Teacher of the run, if it has one."""
+    if options.teacher:
+        return from_main(open_teacher, options.teacher, card, options.teacher_share, options.temperature).to(device)
+    return None
+
+
+def describe_teacher(teacher, options, card, val):
+    """One sentence: which teacher the run has, and how well it answers held-out images as it is fed here."""
+    share, size = f"{teacher.share:g} of the loss", f"{teacher.image_size} px"
+    sentence = f"teacher: {options.teacher} at {size}, {share}, temperature {teacher.temperature:g}"
+    if not val:
+        return sentence
+    chosen = val.subset(evenly(len(val), ASKED))
+    answered = evaluate(teacher.answers, eval_batches(chosen, card, options.batch_size, teacher.order.device))
+    right = int((answered.logits.argmax(1) == answered.labels).sum())
+    return f"{sentence}; fed with images of {card.image_size} px, it answers {right} of {len(chosen)} {val.name} images right"
 
 
 def share_with_workers(options, data):

@@ -9,6 +9,8 @@ from torch import nn
 
 from models.checkpoint import load_model
 from utils.core.errors import UserError
+from utils.inference.formats import exported, format_of
+from utils.inference.predictors import open_predictor
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,15 @@ class Teacher:
 
     def losses(self, of_labels, images, logits):
         """(N,): the losses of a batch, from those of its labels, its images (N, 3, H, W) and the student's logits (N, C)."""
-        with torch.no_grad():
-            wanted = self.network(self.prepared(images)).float()[:, self.order]
+        wanted = self.answers(images)
         ours, theirs = (F.log_softmax(answers / self.temperature, dim=1) for answers in (logits, wanted))
         divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
         return (1 - self.share) * of_labels + self.share * self.temperature**2 * divergence
+
+    @torch.no_grad()
+    def answers(self, images):
+        """Images as the student sees them, (N, 3, H, W) -> logits (N, C) in the order of the student's classes."""
+        return self.network(self.prepared(images)).float()[:, self.order]
 
     def prepared(self, images):
         """The student's images (N, 3, H, W), normalised and as large as the teacher was trained with."""
@@ -54,12 +60,38 @@ class Teacher:
         return F.interpolate(images.float(), size, mode="bilinear", antialias=shrinks)
 
 
+class Exported(nn.Module):
+    """A file that its own engine runs, such as an int8 ONNX file, as a network: it travels to other processes by its path."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        try:
+            self.predictor = open_predictor(path)
+        except UserError as error:
+            if error.option != "classes":
+                raise
+            raise UserError(f"{path} has no model card, which would say how a teacher is fed", option="teacher") from None
+        if self.predictor.card.with_preprocessing:
+            raise UserError(f"{path} prepares images itself; a teacher takes those of the student", option="teacher")
+
+    def forward(self, images):
+        """float32 (N, 3, S, S) -> logits (N, C), on the device of the images."""
+        return self.predictor.predict(images.float()).to(images.device)
+
+    def __reduce__(self):
+        return Exported, (self.path,)
+
+
 def check_teacher(path):
     """Raise UserError for a file that is no teacher, whatever the data are."""
     _read(path)
 
 
 def _read(path):
+    if format_of(path, otherwise="checkpoint") in exported():
+        network = Exported(path)
+        return network.eval(), network.predictor.card
     network, card = load_model(path)
     if card.scheme:
         raise UserError(
@@ -69,7 +101,7 @@ def _read(path):
 
 
 def open_teacher(path, card, share, temperature):
-    """The Teacher in a checkpoint, on the CPU, for a student with this ModelCard. Raises UserError for other classes."""
+    """The Teacher in a model file, on the CPU, for a student with this ModelCard. Raises UserError for other classes."""
     network, own = _read(path)
     if own.invented_classes or {*own.classes} != {*card.classes}:
         raise UserError(
