@@ -116,6 +116,14 @@ def test_unknown_data_sets(name, message):
         open_dataset(name)
 
 
+def test_a_folder_called_like_a_registered_data_set_is_not_passed_over_without_a_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not open_dataset("digits").notices
+    (tmp_path / "digits").mkdir()
+    (notice,) = open_dataset("digits").notices
+    assert "the folder of that name is ./digits" in notice
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "x.zip").write_text("")
     with pytest.raises(UserError, match="is a file of no known kind"):

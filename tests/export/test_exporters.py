@@ -14,9 +14,10 @@ from models.registry import list_models
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.data.samples import generated_images
+from utils.export import writers
 from utils.export.preprocessing_graph import prepend_preprocessing
 from utils.export.quantize import QUANTIZERS
-from utils.export.verify import BATCHES, ParityError, check, differences, export_model, reference_logits
+from utils.export.verify import BATCHES, ParityError, check, compare, differences, export_model, reference_logits
 from utils.inference.formats import FORMATS, exported
 from utils.inference.predictors import open_predictor, softmax
 from utils.inference.program_check import verify_program
@@ -152,6 +153,26 @@ def test_what_only_onnx_has_is_refused(custom, engine, flag, tmp_path):
     with pytest.raises(UserError, match=f"{engine} cannot do this; onnx can") as error:
         export_model(*custom, engine, tmp_path / "x.pt", images=DIGITS, source="digits", **{flag: True})
     assert error.value.option == flag
+
+
+def test_weights_beyond_what_an_onnx_file_holds_are_refused(custom, tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "LARGEST", 1000)
+    with pytest.raises(UserError, match="an ONNX file holds 2 GiB"):
+        export_model(*custom, "onnx", tmp_path / "custom.onnx", images=DIGITS[:2], source="digits")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_each_batch_of_the_certificate_is_asked_for_though_there_are_few_images(count, custom, tmp_path):
+    """And with more images than the largest batch, all of them are."""
+    images = DIGITS[:count]
+    path = tmp_path / "custom.pt"
+    export_model(*custom, "torchscript", path, images=images, source="digits")
+    predictor, asked = open_predictor(path, device="cpu"), []
+    answer = predictor.answer
+    predictor.answer = lambda prepared: asked.append(len(prepared)) or answer(prepared)
+    found = compare(reference_logits(*custom, images), predictor, images, "digits", 1e-4)
+    assert {*asked} >= {*BATCHES} and found["images"] == count and sum(asked) == len(BATCHES) * max(count, *BATCHES)
 
 
 @pytest.mark.parametrize("tolerance", [0.1, None])

@@ -69,6 +69,15 @@ def test_figures_without_the_weights(call, tmp_path):
     assert found["weights"] == "weights/digits/custom_7/best_model.pth" and found["Acc@1"] > 0.5
 
 
+def test_what_an_earlier_run_left_there_goes(call, tmp_path):
+    old = tmp_path / "weights" / "digits" / "custom_7"
+    for name in ("best_model.pth", "converted_models/custom_onnx.onnx", "logs/1/events"):
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        (old / name).write_text("of an earlier run")
+    call("--figures_only")
+    assert {path.name for path in old.iterdir()} == {*publish.KEPT, "best_model.json"}
+
+
 def test_a_run_without_its_history_is_refused(call, tmp_path):
     (tmp_path / "trials/digits/custom_7/history.json").unlink()
     with pytest.raises(UserError, match="it has no history"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_photos
-from digits_checkpoint import learn
+from digits_checkpoint import checkpoint, learn
 
 from models.checkpoint import load_model, save_checkpoint
 from utils.core.card import ModelCard
@@ -216,3 +216,26 @@ def test_torch_files_compute_without_tf32(kind, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     predictor(np.zeros((1, 3, 16, 16), np.float32))
     assert seen == [(False, False)] and torch.backends.cudnn.allow_tf32
+
+
+MEASURING = {
+    "eval": ("Acc@1",),
+    "quantize": ("int8-dynamic", "--scheme", "int8-dynamic"),
+    "benchmark": ("images/s",),
+    "complexity_fvcore": ("MACs",),
+    "complexity_ptflops": ("MACs",),
+    "complexity_thop": ("MACs",),
+    "complexity_torchscan": ("MACs",),
+}
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=pytest.mark.slow) if name == "benchmark" else name for name in MEASURING]
+)
+def test_what_was_measured_is_shown_though_it_cannot_be_written(script, main_of, tmp_path, capsys):
+    shown, *flags = MEASURING[script]
+    path = checkpoint(tmp_path / "best_model.pth")
+    (tmp_path / "results").write_text("a file where the folder belongs")
+    with pytest.raises(UserError, match="cannot be written"):
+        main_of(script, "-w", path, *flags)
+    assert shown in capsys.readouterr().out

@@ -61,6 +61,17 @@ def test_the_list_of_an_earlier_run_goes(photos, trainer_of):
     assert not trainer_of(**RUN, dataset=str(photos)).files.skipped.exists()
 
 
+def test_the_list_stays_where_a_run_is_refused(photos, trainer_of):
+    broken = break_images(photos)
+    first = trainer_of(**RUN, dataset=str(photos), skip_broken=True)
+    first.fit()
+    for path in broken:
+        path.unlink()
+    with pytest.raises(UserError, match="optimizer was"):
+        trainer_of(**RUN, dataset=str(photos), optimizer="sgd", resume="auto")
+    assert len(first.files.skipped.read_text().splitlines()) == 3
+
+
 def test_a_run_without_the_flag_names_the_file_and_the_flag(photos, trainer_of, monkeypatch):
     (broken,) = break_images(photos, count=1)
     with pytest.raises(UserError, match="is not a readable image") as error:
