@@ -84,6 +84,7 @@ def look(path, name, args):
 
 def add_training(found, path, file):
     """The curves and the augmented samples, from history.json beside the model."""
+    from utils.data.datasets import is_own
     from utils.report.curves import curves_of, read_history
     from utils.report.samples import samples_of
     from utils.training.options import TrainOptions
@@ -96,11 +97,15 @@ def add_training(found, path, file):
     try:
         options = TrainOptions(**{name: value for name, value in flags.items() if name in names})
         found.curves = curves_of(history, options.plain_from if options.augments else None, file.card.training.get("epoch"))
-        found.samples = samples_of(found.dataset.train, found.card, flags)
-    except (TypeError, ValueError, LookupError, AttributeError):
+        if not is_own(found.card, found.data):
+            found.notes["samples"] = f"{found.dataset.name} is not what it was trained on."
+        elif not found.dataset.train:
+            found.notes["samples"] = f"{found.dataset.name} has no training images here."
+        else:
+            found.samples = samples_of(found.dataset.train, found.card, flags)
+            found.notes |= {} if found.samples else {"samples": "They were not augmented."}
+    except (TypeError, ValueError, LookupError):
         raise UserError(f"{path.with_name('history.json')} does not hold the flags of a run.") from None
-    if found.samples is None:
-        found.notes["samples"] = "They were not augmented."
 
 
 def add_network(found, path, file):
@@ -155,10 +160,10 @@ def main():
             note = str(error)
             print(note, file=sys.stderr)
     views = [View(found, number) for number, found in enumerate(runs)]
+    print("\n".join([*views[0].summary, *([comparison.words] if comparison else [])]))  # not lost where nothing can be written
     written = [write_text(args.output or default_output(runs), render(views, comparison, note))]
     written += [write_text(place, model_card(view)) for place, view in zip(cards, views, strict=False)]
-    said = [*views[0].summary, *([comparison.words] if comparison else []), "written:"]
-    print("\n".join([*said, *(f"  {path}" for path in written)]))
+    print("\n".join(["written:", *(f"  {path}" for path in written)]))
 
 
 if __name__ == "__main__":

@@ -58,25 +58,27 @@ def measure(line, data_dir, folder):
         raise UserError(f"{line} ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
 
 
+def keep(found, model):
+    """Copy what was measured of one model, so that it is not lost if the next one fails, and note how."""
+    kept = sorted(path.relative_to(found) for path in found.rglob("*") if path.suffix in KEPT)
+    for path in kept:
+        (REFERENCE / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found / path, REFERENCE / path)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    save_cases(REFERENCE / "commands.json", {model: {"OMP_NUM_THREADS": threads, "commands": list(commands(model))}})
+    print(f"written: {len(kept)} files in {REFERENCE.relative_to(ROOT)}", flush=True)
+    shutil.rmtree(found)
+
+
 def main():
     args = parser().parse()
     data_dir = pathlib.Path(args.data_dir).resolve()
-    lines = [line for model in args.models for line in commands(model)]
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(PUBLISHED, pathlib.Path(folder, "weights", "FashionMNIST"))
-        for line in lines:
-            measure(line, data_dir, folder)
-        found = pathlib.Path(folder, "results")
-        kept = sorted(path.relative_to(found) for path in found.rglob("*") if path.suffix in KEPT)
-        for path in kept:
-            (REFERENCE / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found / path, REFERENCE / path)
-    print(f"written: {len(kept)} files in {REFERENCE.relative_to(ROOT)}")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    save_cases(
-        REFERENCE / "commands.json",
-        {model: {"OMP_NUM_THREADS": threads, "commands": list(commands(model))} for model in args.models},
-    )
+        for model in args.models:
+            for line in commands(model):
+                measure(line, data_dir, folder)
+            keep(pathlib.Path(folder, "results"), model)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def published():
 
 
 def in_short():
-    """What a clone holds, in few columns: accuracy of the checkpoint and of the int8 file, its size and its latency."""
+    """What a clone holds, in few columns: accuracy of the checkpoint and of the int8 file, its size, and latencies of ONNX."""
     rows = []
     for name, folder in _published().items():
         accuracy, int8 = _accuracy(name), results(f"reference/published/quantization/FashionMNIST/{name}_int8.json")["after"]
@@ -67,11 +67,11 @@ def in_short():
             f"{100 * accuracy['Acc@1']:.2f}",
             f"{100 * int8['Acc@1']:.2f}",
         ]
-        rows.append([f"`{name}`", *cells, f"{int8['bytes'] / 1e6:.1f}", f"{int8['latency'][0]['median_ms']:.2g}"])
-    return (
-        markdown(["network", "image", "test Acc@1, %", "int8, %", "int8, MB", "int8, ms an image"], rows)
-        + f"\n\n{_measured_at()}"
-    )
+        files = {file["name"]: file for file in results(f"reference/published/benchmark/FashionMNIST_{name}.json")["files"]}
+        times = [f"{files[f'ONNX Runtime {kind}']['latency'][0]['median_ms']:.3g}" for kind in ("fp32", "int8")]
+        rows.append([f"`{name}`", *cells, f"{int8['bytes'] / 1e6:.1f}", *times])
+    header = ["network", "image", "test Acc@1, %", "int8, %", "int8, MB", "fp32, ms an image", "int8, ms an image"]
+    return markdown(header, rows) + f"\n\n{_measured_at()}"
 
 
 def _measured_at():
@@ -116,20 +116,21 @@ def training():
     """What each published training took, and the rate of its step beside the plain reference."""
     cases = results("benchmarks/train_throughput.json")
     rates = {(case["model"], case["image_size"]): case for case in cases.values() if case["dataset"] == "FashionMNIST"}
-    rows = []
+    rows, used = [], {}
     for path in sorted(WEIGHTS.glob("FashionMNIST/*/history.json")):
         history = _history(path.parent)
         flags, best = history["flags"], history["best"]
         case = rates.get((flags["model"], flags["image_size"]))
         ours, theirs, ratio = ("",) * 3
         if case:
+            used[path.parent.name] = case
             ours, theirs = (f"{case[side]['images/s']['median']:,.0f}" for side in ("ours", "reference"))
             ratio = spread(case["ratio"], 2)
         held_out = f"{100 * best['val']['Acc@1']:.2f}" if flags["val_fraction"] and best else "–"
         cells = [f"{len(history['epochs'])}", f"{_minutes(history):.0f}", held_out, ours, theirs, ratio]
         rows.append([f"[{path.parent.name}](../recipes/{path.parent.name}.txt)", f"{flags['image_size']} px", *cells])
-    header = ["recipe", "image", "epochs", "minutes, 1 thread", "held-out Acc@1, %", "images/s, 2 threads", "plain reference"]
-    return markdown([*header, "ratio"], rows) + f"\n\n{origins(cases)}"
+    header = ["recipe", "image", "epochs", "minutes", "held-out Acc@1, %", "images/s, 2 threads", "plain reference"]
+    return markdown([*header, "ratio"], rows) + f"\n\nRates: `benchmarks/train_throughput.py`. {origins(used)}"
 
 
 PUBLISHED = {

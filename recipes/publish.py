@@ -9,6 +9,7 @@ stay out, and best_model.json says how large the checkpoint is and what its SHA-
 `make results` afterwards.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -54,6 +55,24 @@ def store(source, target, half):
     save_checkpoint(target, contents | {"model": state})
 
 
+@contextlib.contextmanager
+def replaced(folder):
+    """An empty folder instead of `folder`; where what fills it fails, the one before comes back."""
+    before = folder.with_name(f".{folder.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+        folder.rename(before)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder)
+        if before.exists():
+            before.rename(folder)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
 def script(name, *flags):
     """Run a script of the toolkit. Raises UserError with its last word where it fails."""
     output_of([sys.executable, str(ROOT / name), *map(str, flags)], folder=WEIGHTS.parent)
@@ -88,20 +107,17 @@ def main():
     if not json.loads((source / "history.json").read_text(encoding="utf-8")).get("test_read"):
         raise UserError(f"{args.run} has not read the test images: repeat its command with --resume auto, without --no_test")
     target = WEIGHTS / source.parent.name / (args.to or source.name)
-    for stale in ("best_model.pth", "best_model.json"):
-        (target / stale).unlink(missing_ok=True)
-    for stale in ("converted_models", "logs"):
-        shutil.rmtree(target / stale, ignore_errors=True)
-    target.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        shutil.copyfile(source / name, target / name)
-    if (source / "logs").is_dir():
-        shutil.copytree(source / "logs", target / "logs")
-    checkpoint = source / "best_model.pth"
-    if args.figures_only:
-        publish_figures(checkpoint, target, data_dir)
-    else:
-        publish_weights(checkpoint, target, data_dir)
+    if target.resolve() == source:
+        raise UserError(
+            f"{args.run} lies where it would be published; train with --path_to_save, or give another name", option="to"
+        )
+    with replaced(target):
+        for name in KEPT:
+            shutil.copyfile(source / name, target / name)
+        if (source / "logs").is_dir():
+            shutil.copytree(source / "logs", target / "logs")
+        publish = publish_figures if args.figures_only else publish_weights
+        publish(source / "best_model.pth", target, data_dir)
     print(f"written: {target}")
 
 

@@ -13,11 +13,19 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 
+def opened(path):
+    """The image upright and in RGB; what is transparent is shown on black."""
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
 def main(model, *images):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     classes = json.loads(session.get_modelmeta().custom_metadata_map["model_card"])["classes"]
     for path in images:
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        image = opened(path)
         (logits,) = session.run(["logits"], {"image": np.asarray(image)[None]})[0]
         probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         print(f"{path}  {classes[logits.argmax()]} {probabilities.max():.2f}")

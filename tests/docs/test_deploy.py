@@ -28,7 +28,10 @@ def model(tmp_path_factory):
 
 def test_python_without_torch_answers_as_predict_does(model, main_of, tmp_path, capsys, monkeypatch):
     Image.open(ROOT / "docs" / "images" / "digit.png").resize((30, 20)).save(tmp_path / "wide.png")
-    pictures = [str(ROOT / "docs" / "images" / "digit.png"), str(tmp_path / "wide.png")]
+    clear = Image.open(tmp_path / "wide.png").convert("RGBA")
+    clear.putalpha(0)  # so that its own colours are nothing that is seen
+    clear.save(tmp_path / "clear.png")
+    pictures = [str(ROOT / "docs" / "images" / "digit.png"), str(tmp_path / "wide.png"), str(tmp_path / "clear.png")]
     main_of("predict", "-m", model, "-i", *pictures, "--json", "answers.json")
     spec = importlib.util.spec_from_file_location("classify", DEPLOY / "classify.py")
     program = importlib.util.module_from_spec(spec)
@@ -39,7 +42,7 @@ def test_python_without_torch_answers_as_predict_does(model, main_of, tmp_path, 
     said = capsys.readouterr().out.splitlines()
     answers = json.loads((tmp_path / "answers.json").read_text())
     answers = answers["images"] if isinstance(answers, dict) else answers
-    assert said == [f"{a['image']}  {a['class']} {a['probability']:.2f}" for a in answers] and len(said) == 2
+    assert said == [f"{a['image']}  {a['class']} {a['probability']:.2f}" for a in answers] and len(said) == 3
 
 
 @pytest.mark.parametrize("name", ["classify.py", "classify.cpp", "classify.html"])

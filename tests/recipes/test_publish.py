@@ -78,6 +78,29 @@ def test_what_an_earlier_run_left_there_goes(call, tmp_path):
     assert {path.name for path in old.iterdir()} == {*publish.KEPT, "best_model.json"}
 
 
+def test_a_run_that_lies_where_it_would_go_is_kept(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "WEIGHTS", tmp_path / "trials")
+    before = {path: path.read_bytes() for path in (tmp_path / "trials").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="lies where it would be published"):
+        call("--figures_only")
+    assert {path: path.read_bytes() for path in (tmp_path / "trials").rglob("*") if path.is_file()} == before
+
+
+def test_what_was_published_stays_where_publishing_fails(call, tmp_path, monkeypatch):
+    old = tmp_path / "weights" / "digits" / "custom_7"
+    (old / "converted_models").mkdir(parents=True)
+    (old / "converted_models" / "custom_onnx.onnx").write_text("of an earlier run")
+
+    def fail(*_):
+        raise UserError("there are no data")
+
+    monkeypatch.setattr(publish, "script", fail)
+    with pytest.raises(UserError, match="no data"):
+        call()
+    assert (old / "converted_models" / "custom_onnx.onnx").read_text() == "of an earlier run"
+    assert [path.name for path in old.parent.iterdir()] == ["custom_7"] and len([*old.iterdir()]) == 1
+
+
 def test_a_run_without_its_history_is_refused(call, tmp_path):
     (tmp_path / "trials/digits/custom_7/history.json").unlink()
     with pytest.raises(UserError, match="it has no history"):

@@ -53,9 +53,13 @@ def test_ticks_are_few_and_hold_the_values(low, span):
     assert 2 <= len(ticks) <= 9 and ticks[0] <= low + slack and ticks[-1] >= low + span - slack
 
 
+ONE = '{"epochs": [{"epoch": %s, "lr": %s}], "flags": {}, "seconds": {"total": %s}}'
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"epochs": [1], "flags": {}}', '{"epochs": [{"epoch": "1", "lr": 1}], "flags": {}}']
-)
+    "text", ["", "[]", "{}", '{"epochs": [1], "flags": {}}', ONE % ('"1"', 1, 1), ONE % (1, 1e308, 1), ONE % (10**400, 1, 1),
+             ONE % (1, 1, '"x"')]
+)  # fmt: skip
 def test_what_is_no_history_is_refused(text, tmp_path):
     path = tmp_path / "history.json"
     path.write_text(text)
@@ -68,6 +72,15 @@ def test_a_history_is_read(tmp_path):
     assert read_history(path) is None
     path.write_text(json.dumps(history([1.0])))
     assert read_history(path) == history([1.0])
+
+
+def test_a_run_that_was_resumed_took_all_of_its_epochs():
+    """The total in history.json is that of the last session alone."""
+    found = history([2.0, 1.0, 3.0]) | {"seconds": {"total": 8.0}}
+    assert curves_of(found).seconds == 8.0
+    for record in found["epochs"]:
+        record["seconds"] = 100.0
+    assert curves_of(found).seconds == 300.0
 
 
 def test_weights_of_the_last_epoch_are_not_called_the_best():

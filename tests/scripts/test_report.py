@@ -105,7 +105,13 @@ def digits(call, tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits_page(call, digits):
     """The page on it."""
-    return call("report", "-w", digits, "--card") / "results" / "reports" / "digits_custom.html"
+    return page_of(call("report", "-w", digits, "--card"), "digits_custom_*weights*.html")
+
+
+def page_of(folder, pattern):
+    """The one page in results/reports/ whose name is so; of a run that lies elsewhere it ends in where."""
+    (page,) = (folder / "results" / "reports").glob(pattern)
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +132,7 @@ def hostile_page(call, tmp_path_factory):
 def pair_page(call, digits, tmp_path_factory):
     """The page on that run of the digits and on one with random weights."""
     other = random_run(tmp_path_factory.mktemp("other") / "other", [str(i) for i in range(10)], "digits")
-    return call("report", "-w", digits, "-w", other) / "results" / "reports" / "digits_custom_and_other.html"
+    return page_of(call("report", "-w", digits, "-w", other), "digits_custom_*_and_other*.html")
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +248,55 @@ def test_held_out_images_of_other_data_chose_no_epoch(call, tmp_path):
 def test_the_page_on_another_split_leaves_that_on_the_usual_one(digits, digits_page, call):
     before = digits_page.read_bytes()
     folder = call("report", "-w", digits, "--split", "val")
-    assert digits_page.read_bytes() == before and (folder / "results" / "reports" / "digits_custom_val.html").is_file()
+    assert digits_page.read_bytes() == before and page_of(folder, "digits_custom_*_val.html")
+
+
+def test_what_was_augmented_otherwise_or_not_there_is_not_shown(call, tmp_path):
+    """Samples are of the images that the run learnt from, or a note says why there are none."""
+    folder = random_run(tmp_path, ["blue", "green", "red"], make_photos(tmp_path / "own"), history=history(mixup=0.2))
+    other, held_out = make_photos(tmp_path / "other"), make_photos(tmp_path / "own_val")
+    shutil.rmtree(held_out / "train")
+    for flags, words, shown in (
+        ((), "mixup", True),
+        (("-d", other), "other is not what it was trained on.", False),
+        (("-d", held_out), "own_val is not what it was trained on.", False),
+    ):
+        call("report", "-w", folder, *flags, "--card", "--output", tmp_path / "page.html")
+        page = Page(tmp_path / "page.html")
+        assert words in page.text and (("table", {"class": "samples"}) in page.tags) is shown
+        assert "does not hold the flags" not in page.text
+        trained_on = "measured on other data" in (folder / "MODEL_CARD.md").read_text()
+        assert trained_on is not shown
+
+
+def test_nothing_is_claimed_of_classes_without_images(call, tmp_path):
+    names = [f"class {number:02}" for number in range(60)]
+    make_photos_of_noise(tmp_path / "photos" / "train", names, 4)
+    make_photos_of_noise(tmp_path / "photos" / "test", names[45:], 2)
+    folder = random_run(tmp_path, names, tmp_path / "photos")
+    call("report", "-w", folder, "--card", "--output", tmp_path / "page.html")
+    card = (folder / "MODEL_CARD.md").read_text()
+    rows = [line.split(" | ")[0].lstrip("| ") for line in card.splitlines() if line.startswith("| class ")]
+    assert rows[1:] == names[45:]  # after the header
+    assert "No image of 45 classes was there, so nothing is known of: class 00, " in card and "left out" not in card
+    page = (tmp_path / "page.html").read_text()
+    assert page.count(">no image<") == 45 and page.count('<td class="number" data-value="-1">–</td>') == 2 * 45
+
+
+def test_pages_on_runs_of_one_name_are_two(digits, call, tmp_path):
+    before = {*call("report", "-w", digits).rglob("*.html")}
+    shutil.copytree(digits, tmp_path / "second" / "custom")
+    shutil.copy(digits / "best_model.pth", digits / "last.pth")
+    folder = call("report", "-w", tmp_path / "second" / "custom")
+    call("report", "-w", digits / "last.pth")
+    (digits / "last.pth").unlink()
+    assert len({*folder.rglob("*.html")} - before) == 2
+
+
+def test_what_was_found_is_printed_though_it_cannot_be_written(digits, call, tmp_path, capsys):
+    with pytest.raises(UserError, match="it is a folder"):
+        call("report", "-w", digits, "--output", tmp_path)
+    assert "answers" in capsys.readouterr().out
 
 
 def test_a_model_that_learnt_from_shards_has_a_page(call, tmp_path):

@@ -90,6 +90,17 @@ def test_the_final_test_has_its_figures_and_curves(tmp_path, classes):
     assert texts["F1 of each class/test/text_summary"].count("\n") == classes + 1
 
 
+def test_classes_without_images_have_no_curves(tmp_path):
+    labels = torch.arange(20) % 10
+    split = Split("test", labels.numpy(), np.zeros((20, 8, 8, 1), np.uint8))
+    board = Board(tmp_path / "logs")
+    board.final(Evaluation(torch.randn(20, 60), labels, 1.0), split, [f"class {i}" for i in range(60)], epoch=1)
+    of_classes = [tag for tag in scalars_of(board.folder) if tag.startswith("F1 of a class")]
+    assert sorted(of_classes) == [f"F1 of a class/{i} class {i}" for i in range(10)]
+    text = events_of(board.folder).Tensors("F1 of each class/test/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.count("| no image |") == 50
+
+
 def test_a_cell_holds_no_markup():
     assert markdown(("a",), [["<b>|\n*x*"]]).splitlines()[2] == "| &lt;b>\\|\\\\n\\*x\\* |"
 

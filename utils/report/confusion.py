@@ -1,5 +1,6 @@
 """The confusion matrix of a run as a page shows it: whole where it fits, else its most confused pairs, with images."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from utils.report.pictures import Album
 WHOLE = 40  # up to so many classes the whole matrix is shown
 PAIRS = 25  # of a larger one, the most confused
 WRONG, RIGHT = 6, 3  # most images of a cell: the surest mistakes, the least sure right answers
-MOST = 320  # images in all
+MOST = 320  # images in all, unless more cells than that have any: then one of each
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class Confusion:
 def confusion_of(run):
     """The Confusion of a Run."""
     matrix = np.asarray(run.result["confusion matrix"])
-    album = Album(run, MOST)
     members = _members(run)
+    album = Album(run, max(MOST, len(members)))
     wrong = [(int(r), int(c)) for r, c in zip(*np.nonzero(matrix), strict=True) if r != c]
     wrong.sort(key=lambda place: -matrix[place])
     whole = len(run.classes) <= WHOLE
     wanted = [*wrong, *((i, i) for i in range(len(matrix)))] if whole else wrong[:PAIRS]
-    shown = {place: _shown(album, members.get(place, []), place) for place in wanted}
+    shown = _shown(album, {place: members.get(place, []) for place in wanted})
     cells = {place: _cell(matrix, place, shown.get(place, ())) for place in np.ndindex(*matrix.shape)} if whole else {}
     return Confusion(
         [[cells[r, c] for c in range(len(matrix))] for r in range(len(matrix))] if whole else None,
@@ -64,9 +65,13 @@ def _members(run):
     return {place: indices[::-1] if place[0] == place[1] else indices for place, indices in found.items()}
 
 
-def _shown(album, indices, place):
-    most = RIGHT if place[0] == place[1] else WRONG
-    return tuple(index for index in indices[:most] if album.add(index))
+def _shown(album, members):
+    """{place: indices of the images that the page holds}: each cell gets its first one before another gets its second."""
+    wanted = {place: members[place][: RIGHT if place[0] == place[1] else WRONG] for place in members}
+    for index in itertools.chain.from_iterable(itertools.zip_longest(*wanted.values())):
+        if index is not None:
+            album.add(index)
+    return {place: tuple(index for index in indices if index in album.entries) for place, indices in wanted.items()}
 
 
 def _cell(matrix, place, shown):

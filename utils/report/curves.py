@@ -11,6 +11,7 @@ from utils.evaluation.metrics import METRICS
 
 WIDTH, HEIGHT = 360, 220  # of a chart, in units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 52, 8, 10, 30  # margins
+LARGEST = 1e30  # a finite number beyond it is no figure of a run, and the scale of a chart cannot hold it
 POINTS = 40  # up to so many epochs each value is a dot too
 
 
@@ -66,7 +67,9 @@ def read_history(path):
         values = [record["lr"] for record in history["epochs"]]
         values += [v for r in history["epochs"] for s in ("train", "val") for v in r.get(s, {}).values()]
         sound = isinstance(history["flags"], dict) and epochs == sorted(set(epochs))
-        sound = sound and all(isinstance(v, int) for v in epochs) and all(isinstance(v, int | float) for v in values)
+        sound = sound and all(isinstance(v, int) for v in epochs)
+        values += [r.get("seconds", 0) for r in history["epochs"]] + [(history.get("seconds") or {}).get("total", 0), *epochs]
+        sound = sound and all(isinstance(v, int | float) and not LARGEST < abs(v) < math.inf for v in values)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
@@ -96,7 +99,8 @@ def curves_of(history, plain_from=None, chosen=None):
         charts.append(_chart(title, lines, epochs, chosen, plain))
     rates = {"learning rate": [(record["epoch"], record["lr"]) for record in records]}
     charts.append(_chart("learning rate at the end of the epoch", rates, epochs, chosen, plain))
-    seconds = (history.get("seconds") or {}).get("total")
+    # The total is that of the last session of a run that was resumed.
+    seconds = max((history.get("seconds") or {}).get("total", 0), sum(record.get("seconds", 0) for record in records))
     return Curves([chart for chart in charts if chart], len(records), chosen, chosen == best.get("epoch"), plain, seconds)
 
 

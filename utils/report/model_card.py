@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from utils.core.errors import UserError
 from utils.core.text import plural, printable, si
+from utils.data.datasets import is_own
 from utils.report.page import TEMPLATES
 from utils.report.words import percent
 
@@ -27,14 +28,17 @@ def check_card_place(path):
 
 def model_card(view):
     """The Markdown of a View."""
-    rows = list(view.classes)
+    rows = [row for row in view.classes if row["support"]]
+    unseen = [row["name"] for row in view.classes if not row["support"]]
     shown = sorted(rows, key=lambda row: row["recall"])[:CLASSES] if len(rows) > CLASSES else rows
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, finalize=_plain, keep_trailing_newline=True
     )
     environment.globals |= {"percent": percent, "plural": plural, "si": si, "command": _command(view.run.path)}
     facts = {"mark": _AsIs(MARK), "run": view.run, "summary": view.summary}
-    return environment.get_template("model_card.md").render(facts, rows=shown, left_out=len(rows) - len(shown))
+    return environment.get_template("model_card.md").render(
+        facts, rows=shown, left_out=len(rows) - len(shown), unseen=unseen, own=is_own(view.run.card, view.run.data)
+    )
 
 
 class _AsIs(str):

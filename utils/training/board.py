@@ -65,16 +65,19 @@ class Board:
 
     def final(self, evaluation, split, classes, epoch):
         """Write what the model of `epoch` answers on a Split: scores beside the flags, figures, and curves of the classes."""
-        scores = METRICS["F1"](evaluation.logits, evaluation.labels).tolist()
+        scores, seen = METRICS["F1"](evaluation.logits, evaluation.labels).tolist(), {*evaluation.labels.tolist()}
         with self._named():
             self._add_flags({f"{split.name}/{name}": m(evaluation.logits, evaluation.labels) for name, m in SCORES.items()})
             matrix = METRICS["confusion matrix"](evaluation.logits, evaluation.labels)
             self.writer.add_figure(f"confusion matrix/{split.name}", plots.draw_confusion(matrix, classes, split.name), epoch)
             wrong = mistakes(evaluation, split, classes)
             self.writer.add_figure(f"mistakes/{split.name}", plots.draw_mistakes(wrong, "Most confident mistakes"), epoch)
-            rows = [(name, f"{score:.4f}") for name, score in zip(classes, scores, strict=True)]
+            rows = [
+                (name, f"{score:.4f}" if label in seen else "no image")
+                for label, (name, score) in enumerate(zip(classes, scores, strict=True))
+            ]
             self.writer.add_text(f"F1 of each class/{split.name}", markdown(("class", "F1"), rows), epoch)
-            self._add_classes(evaluation, classes, scores, epoch)
+            self._add_classes(evaluation, classes, scores, sorted(seen), epoch)
             for writer in (self.writer, *self.parts.values()):
                 writer.close()
 
@@ -88,9 +91,9 @@ class Board:
         for name, score in scores.items():
             self.writer.add_scalar(name, score)
 
-    def _add_classes(self, evaluation, classes, scores, epoch):
+    def _add_classes(self, evaluation, classes, scores, labels, epoch):
         probabilities = evaluation.logits.softmax(1)
-        for label in sorted(range(len(classes)), key=lambda label: scores[label])[:MOST_CLASSES]:
+        for label in sorted(labels, key=lambda label: scores[label])[:MOST_CLASSES]:
             name, of_class = f"{label} {printable(classes[label])}", evaluation.labels == label
             self.writer.add_scalar(f"F1 of a class/{name}", scores[label], epoch)
             self.writer.add_pr_curve(f"precision and recall of a class/{name}", of_class, probabilities[:, label], epoch)

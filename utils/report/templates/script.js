@@ -63,7 +63,7 @@ for (const table of document.querySelectorAll(".matrix")) {
   table.addEventListener("focusin", (event) => stopAt(table, event.target));
   table.addEventListener("keydown", (event) => {
     const move = MOVES[event.key];
-    if (!move) return;
+    if (!move || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's own
     const rows = place(table);
     const row = rows.findIndex((cells) => cells.includes(event.target));
     const column = rows[row].indexOf(event.target);
