@@ -20,7 +20,7 @@ from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, place_name, protect, result_name, write_json
 from utils.core.machine import keep_memory
 from utils.data.flags import no_data
-from utils.export.quantize import QUANTIZERS
+from utils.export.quantize import QUANTIZERS, finite_weights
 from utils.inference.formats import converted_folder, converted_name
 
 
@@ -75,6 +75,7 @@ def main():
     network, card = load_model(args.weights, args.model, classes, args.image_size)
     if card.scheme:
         raise UserError(f"--weights {args.weights} is quantized already ({card.scheme}); give the fp32 checkpoint")
+    finite_weights(network, args.weights)  # before a file is written, perhaps in the place of a good one
     name = scheme.file_name(converted_name(args.weights, card) + "_equalized" * args.equalize)
     path = pathlib.Path(args.output or converted_folder(args.weights) / name)
     dataset, why = find_dataset(card, args.dataset, args.data_dir, required=scheme.calibrated)

@@ -10,7 +10,7 @@ from utils.core.card import CARD_KEY, ModelCard
 from utils.core.errors import UserError
 from utils.core.integrity import ROOM, is_safetensors
 
-HOLDERS = {  # key under which a container has its weights: who writes it. The first that is there counts, also inside of it
+HOLDERS = {  # key under which a container has its weights: who writes it. The first that is not empty counts, also inside of it
     "state_dict_ema": "timm, averaged",
     "model_ema": "torchvision's references, averaged",
     "model": "this toolkit and torchvision's references",
@@ -47,7 +47,8 @@ def find_weights(contents):
             return plain_names(contents)
         if not isinstance(contents, dict):
             return None
-        contents = next((contents[key] for key in HOLDERS if isinstance(contents.get(key), dict)), None)
+        inside = (contents.get(key) for key in HOLDERS)
+        contents = next((value for value in inside if isinstance(value, dict) and value), None)  # an average may be empty
     return None
 
 

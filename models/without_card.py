@@ -17,14 +17,19 @@ def class_rows(model):
 
 
 def mismatch(own, state):
-    """How `state` differs from the state_dict `own`, {"missing", "unexpected" and "shape of": words}; empty where it fits."""
+    """How the tensors of `state` differ from those of `own`, {kind of fault: words}; empty where they fit.
+
+    Integers in the place of floats are values without their scale. Floats of another width fit, and so does a counter of
+    batches that was made a float: they hold the same numbers.
+    """
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
         if key in state and getattr(state[key], "shape", None) != getattr(own[key], "shape", None)
     ]
     missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
-    kinds = {"missing": missing, "unexpected": unexpected, "shape of": shapes}
+    integers = [key for key in own if key in state and own[key].is_floating_point() and not state[key].is_floating_point()]
+    kinds = {"missing": missing, "unexpected": unexpected, "shape of": shapes, "integers instead of floats in": integers}
     return {kind: keys for kind, keys in kinds.items() if keys}
 
 
@@ -53,9 +58,10 @@ def card_of_weights(path, state, model, classes=None, image_size=None):
     images = _images(model, image_size or _fitting_size(path, state, model))
     check_model(model, images["image_size"])
     if faults := _faults(state, model, images["image_size"]):
-        fitting = _fitting_size(path, state, model)
-        if not _faults(state, model, fitting):
-            raise UserError(f"{image_size} px contradict {path}, whose weights are for {fitting} px", option="image_size")
+        if faults.keys() & {"shape of", "size"}:  # the other faults are the same at every size
+            fitting = _fitting_size(path, state, model)
+            if not _faults(state, model, fitting):
+                raise UserError(f"{image_size} px contradict {path}, whose weights are for {fitting} px", option="image_size")
         raise UserError(f"{not_those_of(path, model, faults)}{_namesake(state, model)}")
     return ModelCard(model, classes, **images, invented_classes=invented)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from utils.core.walk import HEIF, image_suffixes
 from utils.doctor.facts import Facts, read_all, read_facts
 from utils.doctor.findings import CHECKS, find
 from utils.doctor.scan import scan_folder
@@ -188,3 +189,30 @@ def test_an_overexposed_image(noisy):
     path = noisy / "train" / "a" / "20.jpg"
     Image.open(path).point(lambda level: min(255, 200 + level // 2)).save(path, quality=95)
     assert "overexposed" in {f.kind for f in findings_of(noisy) if str(path) in f.paths}
+
+
+def test_every_suffix_that_is_read_fits_the_format_that_it_stands_for(tmp_path):
+    own = dict.fromkeys(HEIF, "HEIF") | Image.registered_extensions()
+    wrong = [
+        suffix for suffix in image_suffixes() if not Facts(f"a{suffix.upper()}", "train", 0, "", format=own[suffix]).suffix_fits
+    ]
+    assert not wrong
+    for suffix in sorted(image_suffixes()):
+        other = "PNG" if own[suffix] != "PNG" else "GIF"
+        assert not Facts(f"a{suffix}", "train", 0, "", format=other).suffix_fits
+
+
+@pytest.mark.filterwarnings("ignore")  # of formats that Pillow will drop
+def test_no_file_that_pillow_writes_has_a_wrong_suffix(tmp_path):
+    written = 0
+    for suffix in sorted(image_suffixes()):
+        path = tmp_path / f"a{suffix}"
+        for mode in ("RGB", "L", "1", "F"):  # some formats take one of these only
+            try:
+                Image.linear_gradient("L").resize((64, 64)).convert(mode).save(path)
+            except (OSError, KeyError, ValueError):
+                continue
+            fact = read_facts((str(path), "train", 0))
+            assert fact.fault or fact.suffix_fits, (suffix, mode, fact.format)
+            written += not fact.fault
+    assert written > 60

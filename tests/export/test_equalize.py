@@ -10,7 +10,7 @@ from torch import nn
 
 from models.build import build_model
 from utils.core.errors import UserError
-from utils.export.equalize import equalize, find_pairs, fold_batchnorm
+from utils.export.equalize import equalize, equalized, find_pairs, fold_batchnorm
 
 # architecture: pairs that its structure allows
 PAIRS = {
@@ -162,3 +162,48 @@ class Branches(nn.Module):
 def test_what_cannot_be_followed_is_said():
     with pytest.raises(UserError, match="this network cannot be followed"):
         equalize(Branches())
+
+
+class Pixels(nn.Module):
+    """A linear layer over what another layer does not call channels: `last` reads the last axis of `first`'s output."""
+
+    def __init__(self, first, last, between):
+        super().__init__()
+        self.first, self.last, self.between = first, last, between
+
+    def forward(self, x):
+        return self.last(self.between(self.first(x))).flatten(1)
+
+
+def tied():
+    layers = [nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 5)]
+    layers[4].weight = layers[2].weight
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+MISLEADING = {
+    "two layers with the same weights": tied,
+    "tokens": lambda: nn.Sequential(nn.Flatten(2), nn.Linear(64, 16), nn.ReLU(), nn.Flatten(1), nn.Linear(48, 5)),
+    "pixels": lambda: Pixels(nn.Conv2d(3, 16, 1), nn.Linear(64, 5), nn.Flatten(2)),
+    "the width": lambda: Pixels(nn.Conv2d(3, 8, 1), nn.Linear(8, 5), nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("network", MISLEADING)
+def test_a_network_that_would_answer_otherwise_is_refused(network):
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match=r"it would change what this network answers \(by .*\); leave it out") as error:
+        equalized(MISLEADING[network](), 8)
+    assert error.value.option == "equalize"
+
+
+def test_a_layer_over_another_axis_of_another_length_is_not_paired():
+    network = Pixels(nn.Conv2d(3, 5, 1), nn.Linear(8, 4), nn.ReLU())
+    with pytest.raises(UserError, match="no two layers here have only a ReLU between them"):
+        equalized(network, 8)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_ordinary_networks_are_equalised(name):
+    network = randomised(name)[0].float()
+    assert equalized(network, 32) is not network

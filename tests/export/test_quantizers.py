@@ -209,7 +209,7 @@ def test_equalising_restores_unequal_channels(batch, tmp_path):
 def test_equalised_network_is_a_copy():
     network, _ = trained()
     before = copy.deepcopy(network.state_dict())
-    assert list(equalized(network).state_dict()) != list(before)
+    assert list(equalized(network, 16).state_dict()) != list(before)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 

@@ -170,3 +170,9 @@ def test_half_precision_torchscript(tmp_path):
     with torch.inference_mode():
         expected = network.float()(torch.from_numpy(image)).numpy()
     np.testing.assert_allclose(predictor(image), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("empty", ["state_dict_ema", "model_ema"])
+def test_an_empty_average_is_passed_over(empty, network, tmp_path):
+    torch.save({"model": network.state_dict(), empty: {}}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["model"].keys() == network.state_dict().keys()

@@ -12,6 +12,7 @@ from torchvision.models import get_model
 
 from models.build import build_model
 from models.checkpoint import load_model
+from utils.core.card import ModelCard
 from utils.core.errors import UserError
 
 NETWORKS = {  # file: (-m, image size, how the images are prepared, as its library says)
@@ -191,3 +192,22 @@ def test_a_network_that_asks_for_the_version_of_its_weights_gets_it(suffix, tmp_
     loaded, card = load_model(path, model="mnasnet0_5", image_size=32)
     assert card.num_classes == 3
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool])
+@pytest.mark.parametrize("card", [None, ModelCard("custom", ["a", "b", "c"], 16).to_dict()])
+def test_integers_are_no_weights(kind, card, tmp_path):
+    state = {key: value.to(kind) for key, value in build_model("custom", 3, 16).state_dict().items()}
+    torch.save({"model": state} | ({"card": card} if card else {}), tmp_path / "integers.pth")
+    with pytest.raises(UserError, match=r"not those of custom: integers instead of floats in \S+weight, .* and \d+ more$"):
+        load_model(tmp_path / "integers.pth", "custom", image_size=16)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("counters", [False, True])
+def test_floats_of_every_width_are_weights(kind, counters, tmp_path):
+    state = build_model("custom", 3, 16).state_dict()
+    state = {key: value.to(kind) if counters or value.is_floating_point() else value for key, value in state.items()}
+    torch.save(state, tmp_path / "floats.pth")
+    network, _ = load_model(tmp_path / "floats.pth", "custom", image_size=16)
+    assert torch.equal(network.classifier[3].weight, state["classifier.3.weight"].float())

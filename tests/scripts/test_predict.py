@@ -463,3 +463,15 @@ def test_without_class_folders_no_image_is_asked(files, main_of, monkeypatch):
     monkeypatch.setattr("utils.inference.output.ask", lambda *_: pytest.fail("asked"))
     with pytest.raises(UserError, match="no image lies in a folder that is called as one of the 10 classes"):
         main_of("predict", "-i", files / "pictures", "-m", files / "m.onnx", "--labelled")
+
+
+def test_names_that_are_no_text_get_into_the_json(files, tmp_path, main_of):
+    model, broken = (os.path.join(os.fsencode(tmp_path), name) for name in (b"m\xff.onnx", b"broken\xff.png"))
+    shutil.copy(files / "m.onnx", model)
+    with open(broken, "wb") as file:
+        file.write(b"no image")
+    flags = ("-i", files / "pictures", os.fsdecode(broken), "-m", os.fsdecode(model), "--json", "a.json")
+    assert main_of("predict", *flags)[0] == 3
+    said = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert said["model"].endswith("m\ufffd.onnx") and len(said["images"]) == 3
+    assert "broken\ufffd.png" in said["unreadable"][0]["reason"]

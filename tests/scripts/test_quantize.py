@@ -17,7 +17,7 @@ from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images
 from utils.evaluation.latency import race
 from utils.export import gains, measure
-from utils.export.quantize import QUANTIZERS, HalfPrecision
+from utils.export.quantize import QUANTIZERS, HalfPrecision, finite_weights
 from utils.inference.predictors import open_predictor
 
 BATCHES = gains.BATCHES
@@ -274,3 +274,40 @@ def test_a_data_set_of_training_images_only(main_of, tmp_path, photos):
     save_checkpoint(tmp_path / "best_model.pth", {"model": state, "card": card.to_dict()})
     status, out = main_of("quantize", "-w", tmp_path / "best_model.pth")
     assert status == 0 and "accuracy is not measured: photos has no images apart from those of training" in out
+
+
+def ruined(path, value):
+    """A checkpoint of custom that names no data set, one of whose weights has become `value`."""
+    network = build_model("custom", 10, 16)
+    network.classifier[3].weight.data[0, 0] = value
+    card = ModelCard("custom", [str(i) for i in range(10)], 16)
+    save_checkpoint(path, {"model": network.state_dict(), "card": card.to_dict()})
+    return path
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_leave_the_old_file_alone(value, main_of, tmp_path):
+    weights = ruined(tmp_path / "best_model.pth", value)
+    (tmp_path / "out.pth").write_bytes(b"a good one")
+    with pytest.raises(UserError, match=r"best_model\.pth is damaged: classifier\.3\.weight has numbers that are not finite"):
+        main_of("quantize", "-w", weights, "--output", "out.pth")
+    assert (tmp_path / "out.pth").read_bytes() == b"a good one" and not (tmp_path / "out.pth.json").exists()
+
+
+def test_buffers_may_have_infinite_limits():
+    network = torch.nn.Linear(2, 2)
+    network.register_buffer("limit", torch.tensor(float("inf")))
+    finite_weights(network, "x.pth")
+    network.limit.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"x\.pth is damaged: limit has"):
+        finite_weights(network, "x.pth")
+
+
+def test_answers_that_are_not_finite_are_refused_without_a_data_set_too(main_of, tmp_path):
+    weights = tmp_path / "best_model.pth"
+    network = build_model("custom", 10, 16)
+    network.classifier[3].weight.data[:] = 3e38  # finite in bf16 too, but their sums are not
+    card = ModelCard("custom", [str(i) for i in range(10)], 16)
+    save_checkpoint(weights, {"model": network.state_dict(), "card": card.to_dict()})
+    with pytest.raises(UserError, match="answers with numbers that are not finite; its weights are damaged"):
+        main_of("quantize", "-w", weights, "--scheme", "bf16")

@@ -18,9 +18,6 @@ CHUNK = 32  # files that a process reads at a time
 THUMBNAIL = 64  # px, the side of the grey square that copies are compared by
 FINE = 32  # px, the side at which sharpness is measured: the same for images of every size
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-JPEG = {".jpg", ".jpeg", ".jfif", ".jpe"}
-FORMATS = {"JPEG": JPEG, "MPO": {*JPEG, ".mpo"}, "HEIF": set(HEIF), "TIFF": {".tif", ".tiff"},
-           "PPM": {".ppm", ".pgm", ".pbm", ".pnm"}, "JPEG2000": {".jp2", ".j2k", ".jpc", ".jpf", ".jpx"}}  # fmt: skip
 # What of an image a copy may show: everything, or all but a margin at some sides; (left, top, right, bottom) as shares.
 CROPS = ((0, 0, 1, 1), (0.05, 0.05, 0.95, 0.95), (0.025, 0.025, 0.975, 0.975),
          *((x, y, x + side, y + side) for side in (0.9, 0.95) for x in (0, 1 - side) for y in (0, 1 - side)))  # fmt: skip
@@ -51,7 +48,10 @@ class Facts:
     def suffix_fits(self):
         """Whether the suffix is one of the format that the file has."""
         suffix = self.path[self.path.rfind(".") :].lower()
-        return suffix in FORMATS.get(self.format, {f".{self.format.lower()}"})
+        if suffix in HEIF:  # Pillow knows them only where pillow-heif is loaded
+            return self.format == "HEIF"
+        own = Image.registered_extensions().get(suffix)
+        return self.format == own or {self.format, own} == {"JPEG", "MPO"}  # phones call their files of several JPEGs .jpg
 
 
 def read_facts(place):

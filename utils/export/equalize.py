@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from utils.core.errors import UserError
 
 LAYERS = (nn.Conv2d, nn.Linear)
+CHANGE = 1e-3  # of a logit, as a part of their range: rounding takes up to 4e-6, a wrong axis some 1e-2
 
 # What scales with its input, channel by channel (ReLU6 and hard-swish bend at fixed values, so they do not).
 SCALING_MODULES = (
@@ -74,12 +75,23 @@ def equalize(network, sweeps=50, tolerance=1e-3):
     return len(pairs)
 
 
-def equalized(network):
-    """A copy of `network` with folded BatchNorms and equalised channels. Raises UserError where no pair of layers allows it."""
-    network = copy.deepcopy(network)
+@torch.no_grad()
+def equalized(network, image_size):
+    """A copy of `network` in eval mode with folded BatchNorms and equalised channels; images are `image_size` px.
+
+    Raises UserError where no pair of layers allows it, and where the copy answers otherwise: the graph does not show which
+    axis of a tensor are its channels, nor that two layers share their weights.
+    """
+    network = copy.deepcopy(network).eval()
+    images = torch.randn(4, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    before = network(images)
     fold_batchnorm(network)
     if not equalize(network):
         raise UserError("no two layers here have only a ReLU between them; leave it out", option="equalize")
+    change, extent = (network(images) - before).abs().max().item(), (before.max() - before.min()).item()
+    if not change <= CHANGE * extent:  # also where one is NaN
+        much = f"by {change:.2g}, where the logits of random images extend over {extent:.2g}"
+        raise UserError(f"it would change what this network answers ({much}); leave it out", option="equalize")
     return network
 
 
@@ -90,8 +102,9 @@ def find_pairs(network):
     for node in graph.nodes:
         if isinstance(_module(network, node), LAYERS) and uses[node.target] == 1:
             readers = _readers(network, node, uses)
-            if readers:
-                pairs.append((_module(network, node), [_module(network, reader) for reader in readers]))
+            first, seconds = _module(network, node), [_module(network, reader) for reader in readers]
+            if readers and all(_reads(second, len(first.weight)) for second in seconds):
+                pairs.append((first, seconds))
     return pairs
 
 
@@ -140,6 +153,12 @@ def _equalize_pair(first, seconds):
     for weight in columns:
         weight *= scale.view(weight.shape[0], 1, weight.shape[2], 1)
     return (scale - 1).abs().max().item()
+
+
+def _reads(layer, channels):
+    """Whether a layer has a column, or equally many, for each of so many channels; over another axis it may not."""
+    groups = getattr(layer, "groups", 1)
+    return channels % groups == 0 and layer.weight[0].numel() % (channels // groups) == 0
 
 
 def _by_input(layer, channels):

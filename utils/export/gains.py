@@ -9,7 +9,7 @@ from utils.core.errors import ACCURACY_LOST
 from utils.core.images import preprocess
 from utils.core.text import plural, table
 from utils.data.samples import example_images
-from utils.export.measure import INTERVAL, answers_of, as_json, scores_of, speeds_of
+from utils.export.measure import INTERVAL, answers_of, as_json, must_be_finite, scores_of, speeds_of
 from utils.export.verify import export_model
 
 BATCHES = (1, 32)
@@ -31,7 +31,7 @@ def measure(before, after, split, samples, batch_size, num_workers):
     """Facts of both files: a dict with `before`, `after`, `agreement` and how many images that is of.
 
     `split` is what Acc@1 is measured on, or None; `samples` are Pillow images for the latency, and without a split for the
-    agreement too.
+    agreement too. Raises UserError where an answer is not finite.
     """
     files = {"before": before, "after": after}
     images = np.concatenate([preprocess(image, before.card) for image in samples])
@@ -40,6 +40,7 @@ def measure(before, after, split, samples, batch_size, num_workers):
         facts[name] = {"file": file.path.name, "engine": file.shown, "arithmetic": file.arithmetic, "bytes": file.bytes}
         if split is None:
             logits[name] = file(images)
+            must_be_finite(logits[name], file)
         else:
             evaluation = answers_of(file, split, batch_size, num_workers)
             logits[name], scores = evaluation.logits.numpy(), scores_of(evaluation)

@@ -23,9 +23,14 @@ def answers_of(file, split, batch_size, num_workers):
     UserError where an answer is not finite.
     """
     evaluation = _answers_of(file, split, batch_size, num_workers)
-    if not evaluation.logits.isfinite().all():
-        raise UserError(f"{file.path} answers with numbers that are not finite; its weights are damaged", option="weights")
+    must_be_finite(evaluation.logits.numpy(), file)
     return evaluation
+
+
+def must_be_finite(logits, file):
+    """Raises UserError where an answer of an opened file is not finite: no figure that is made of it would mean anything."""
+    if not np.isfinite(logits).all():
+        raise UserError(f"{file.path} answers with numbers that are not finite; its weights are damaged", option="weights")
 
 
 def _answers_of(file, split, batch_size, num_workers):

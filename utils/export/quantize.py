@@ -52,7 +52,8 @@ class Scheme:
     def apply(self, network, card, path, images=(), equalize=False):
         """Write `network`, in eval mode and fp32, to `path` and return the card of the file.
 
-        `images` are Pillow RGB. Raises UserError where some are needed and there are none, and where `equalize` does nothing.
+        `images` are Pillow RGB. Raises UserError where some are needed and there are none, and where `equalize` does
+        nothing or harm.
         """
         raise NotImplementedError
 
@@ -70,6 +71,17 @@ def hold_quantized(weights, card):
             return card.replace(scheme=name)
     made = converted_folder(weights) / QUANTIZERS["fp16"].file_name(converted_name(weights, card))
     raise UserError(f"the weights in {weights} are not quantized; give the file of quantize.py ({made})", option="quantized")
+
+
+def finite_weights(network, path):
+    """Raises UserError for weights of a network from `path` that are NaN or infinite: no file is made of them.
+
+    Buffers may be infinite, since some networks keep a limit that does not bind so.
+    """
+    buffers = {name for name, _ in network.named_buffers()}
+    for key, value in network.state_dict().items():
+        if value.is_floating_point() and (value.isnan() if key in buffers else ~value.isfinite()).any():
+            raise UserError(f"{path} is damaged: {key} has numbers that are not finite", option="weights")
 
 
 class HalfPrecision(Scheme):
@@ -136,7 +148,7 @@ class OnnxScheme(Scheme):
         if self.calibrated and not images:
             raise UserError(f"{self.name} is calibrated on real images; name a data set", option="dataset")
         if equalize:
-            network = equalized(network)
+            network = equalized(network, card.image_size)
         with quietly():
             graph = Onnx.convert(network, card)
             del graph.graph.value_info[:]  # shapes that the quantizer's own rewriting would contradict

@@ -115,11 +115,11 @@ def written():
 def recognise(path):
     """The name of a file's format by its first bytes, or the first whose mark a zip archive holds; None for all others."""
     try:
+        if is_safetensors(path):  # first: the length that they begin with can read like the start of a pickle
+            return "safetensors"
         with open(path, "rb") as file:
             if file.read(len(PICKLE)) == PICKLE:
                 return "checkpoint"
-        if is_safetensors(path):
-            return "safetensors"
         if not may_be_archive(path):
             return None
     except OSError:

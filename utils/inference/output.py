@@ -1,7 +1,6 @@
 """What was answered, as lines and tables on the screen, as JSON and CSV, and as images with the answer drawn on."""
 
 import json
-import os
 import pathlib
 import sys
 
@@ -112,8 +111,8 @@ def _as_json(answers, seconds, predictor, score):
         for answer in answers
         if not answer.fault
     ]
-    faults = [{"image": _printable(answer.path), "reason": answer.fault} for answer in answers if answer.fault]
-    about = {"model": str(predictor.path), "engine": predictor.engine, "device": predictor.device, "seconds": seconds}
+    faults = [{"image": _printable(answer.path), "reason": _printable(answer.fault)} for answer in answers if answer.fault]
+    about = {"model": _printable(predictor.path), "engine": predictor.engine, "device": predictor.device, "seconds": seconds}
     return json.dumps(about | score | {"images": images, "unreadable": faults}, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -127,9 +126,9 @@ def _as_csv(answers, topk):
     return csv_text(["image", "class", "probability", *ranks], rows)
 
 
-def _printable(path):
-    """A path as text that can be printed and encoded, whatever bytes its name is made of."""
-    return os.fsencode(path).decode("utf-8", "replace")
+def _printable(text):
+    """A path, or text with one in it, as text that can be encoded, whatever bytes the name of the file is made of."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _write(path, text):

@@ -13,6 +13,9 @@ from utils.inference.predictors import Predictor, wants_cuda
 # On x86 without VNNI, ONNX Runtime then multiplies int8 weights beyond ±64 with kernels that are slower but do not saturate.
 EXACT_INTEGERS = ("session.x64quantprecision", "1")
 
+INPUTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}  # types, as it names them
+FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)")
+
 
 class OnnxPredictor(Predictor):
     """ONNX Runtime: fp32, fp16 and int8 (QDQ) files, on CUDA where there is a driver and the provider loads.
@@ -30,10 +33,11 @@ class OnnxPredictor(Predictor):
         options.log_severity_level = 4
         options.add_session_config_entry(*EXACT_INTEGERS)
         options.intra_op_num_threads = threads or cores()
+        source = _path_or_bytes(self.path)
 
         def open_session(providers):
             try:
-                return onnxruntime.InferenceSession(str(path), options, providers=providers)
+                return onnxruntime.InferenceSession(source, options, providers=providers)
             except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all for a file that it cannot use
                 raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({_reason(error)})") from None
 
@@ -55,12 +59,12 @@ class OnnxPredictor(Predictor):
         return not devices or "cuda" in devices
 
     def _read_shapes(self):
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
-        self.input, self.output = inputs[0].name, outputs[0].name
-        self.dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}.get(inputs[0].type)
-        if len(inputs) != 1 or len(shape) != 4 or self.dtype is None:
+        inputs = self.session.get_inputs()
+        shape = [size if isinstance(size, int) else None for size in inputs[0].shape or ()] if len(inputs) == 1 else []
+        self.dtype = INPUTS.get(inputs[0].type) if len(inputs) == 1 else None
+        if len(shape) != 4 or self.dtype is None:
             raise UserError(f"{self.path} takes {_spelled(inputs)}; an image classifier takes one batch of images (N, 3, H, W)")
+        self.input = inputs[0].name
         self.fixed_batch = shape[0]
         if self.dtype != np.uint8:
             if shape[1] not in (3, None) or shape[2] != shape[3]:
@@ -68,8 +72,23 @@ class OnnxPredictor(Predictor):
             self.fixed_size = shape[2]
         elif not self.card_text:
             raise UserError(f"{self.path} takes uint8 images but has no model card that says how it prepares them")
-        last = outputs[0].shape[-1] if len(outputs[0].shape) == 2 else None
+        output = self._logits()
+        self.output = output.name
+        last = output.shape[-1] if len(output.shape or ()) == 2 else None
         self.num_outputs = last if isinstance(last, int) else None
+
+    def _logits(self):
+        """The output that has the logits: the only one, the one of that name, or the only one with a row of floats an image."""
+        outputs = self.session.get_outputs()
+        if len(outputs) == 1:
+            return outputs[0]
+        named = [output for output in outputs if output.name == "logits"]
+        rows = [output for output in outputs if output.type in FLOATS and len(output.shape or ()) == 2]
+        found = named or rows
+        if len(found) != 1:
+            wanted = "only one may have the shape (N, C), or one be named logits"
+            raise UserError(f"{self.path} answers with {_spelled(outputs)}, and which are the logits is not clear: {wanted}")
+        return found[0]
 
     def _run(self, batch):
         batch = batch.astype(self.dtype, copy=False)
@@ -92,8 +111,18 @@ def _cuda_first(onnxruntime):
     return [("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
 
 
-def _spelled(inputs):
-    return ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+def _path_or_bytes(path):
+    """What ONNX Runtime opens: the path as text or, where its bytes are no UTF-8, which it demands, what is in the file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
+
+
+def _spelled(values):
+    """Inputs or outputs in words."""
+    return ", ".join(f"{value.name} {value.type} {value.shape}" for value in values) or "nothing"
 
 
 def _reason(error):

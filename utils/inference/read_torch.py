@@ -45,8 +45,40 @@ class TorchPredictor(Predictor):
 
         with self.torch.inference_mode(), exact_matmul():
             outputs = self.network(self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device, self.dtype))
-        outputs = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        return outputs.float().cpu().numpy()
+        return _logits(outputs, self.torch).float().cpu().numpy()
+
+
+def _logits(outputs, torch):
+    """The logits in what a network answers with: a tensor, or of a tuple, a list or a dict the tensor that has them.
+
+    That is the only one, the one named `logits`, or the only one with a row of floats an image. Raises RuntimeError where
+    none of these is there.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    tensors = {name: value for name, value in _named(outputs).items() if isinstance(value, torch.Tensor)}
+    rows = [value for value in tensors.values() if value.ndim == 2 and value.is_floating_point()]
+    found = [tensors["logits"]] if "logits" in tensors else rows if len(tensors) > 1 else [*tensors.values()]
+    if len(found) != 1:
+        raise RuntimeError(f"it answers with {_spelled(outputs, torch)}, and which are the logits is not clear")
+    return found[0]
+
+
+def _named(outputs):
+    """The parts of a dict, a named tuple, a tuple or a list by their names or places; {} for all else."""
+    if isinstance(outputs, tuple | list):
+        return dict(zip(getattr(outputs, "_fields", range(len(outputs))), outputs, strict=True))
+    return outputs if isinstance(outputs, dict) else {}
+
+
+def _spelled(outputs, torch):
+    """What a network answers with in words: `a dict of a (1, 10), b (1, 10)`."""
+    kind = next((kind.__name__ for kind in (dict, tuple, list) if isinstance(outputs, kind)), type(outputs).__name__)
+    parts = [
+        f"{name} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{name} {type(value).__name__}"
+        for name, value in _named(outputs).items()
+    ]
+    return f"a {kind} of {', '.join(parts)}" if parts else f"a {kind}"
 
 
 class TorchScriptPredictor(TorchPredictor):
