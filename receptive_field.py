@@ -38,7 +38,7 @@ def parser():
     group.add_argument("--method", default="both", choices=("both", *METHODS), help="how to work it out")
     group.add_argument("--cap", type=int, default=CAP, check=cli.between(64, CAP), help="px where the gradient method gives up")
     group = p.add_argument_group("plot")
-    group.add_argument("--layer", help="as the table names it: the last one that has a map")
+    group.add_argument("--layer", help="as the table names it: the last one that has a map, or the last of all")
     group.add_argument("--image", check=no_file, metavar="FILE", help="the image under the box: the first one of the data set")
     group.add_argument(
         "--images", type=int, default=IMAGES, check=cli.at_least(1), help="how many images the heat is averaged over"
@@ -68,11 +68,13 @@ def main():
     if wanted not in (None, "digits") and dataset.name == "digits" and not args.dataset:
         notice = f"the data set {printable(wanted)} of the model is not here (--data_dir says where it lies)"
         print(f"\n{notice}; digits take its place")
-    heat, unit, size = look(network, card, layer, split, args.images)
+    heat, unit, size, note = look(network, card, layer, fields[layer].dims, split, args.images)
     weights = str(args.weights) if args.weights else "random weights, untrained"
     used, source = min(args.images, len(split)), f"{dataset.name} {split.name}"
     effective = {"layer": layer, "unit": unit, "weights": weights, "images": f"{used} of {source}", "effective_size": size}
-    print(f"\neffective field of {layer}: about {size:.0f} px across ({weights}; {used} images of {source})")
+    effective |= {"note": note} if note else {}
+    said = f"\nnote: {note}" if note else ""
+    print(f"\neffective field of {layer}: about {size:.0f} px across ({weights}; {used} images of {source}){said}")
     path = str(RESULTS / "receptive_field" / file_name(card, args))
     asked = {"method": args.method, "cap": args.cap}
     write_json(f"{path}.json", to_json(network, card, fields, asked | findings) | {"effective": effective})
@@ -80,18 +82,18 @@ def main():
     print(f"written:\n  {path}.json\n  {path}.png")
 
 
-def look(network, card, layer, split, count):
-    """`(heat, unit, size in px)` of a layer's effective field, averaged over `count` images that lie evenly over a split."""
+def look(network, card, layer, dims, split, count):
+    """`(heat, unit, size in px, note)` of a layer's effective field, averaged over `count` images from all over a split."""
     import numpy as np
     import torch
 
     from utils.core.images import preprocess
     from utils.data.samples import spread
-    from utils.receptive_field.effective import effective_field, effective_size
+    from utils.receptive_field.effective import effective_size, noted_field
 
     images = np.concatenate([preprocess(image, card) for image in spread(split, count)])
-    heat, unit = effective_field(network, layer, torch.from_numpy(images))
-    return heat, unit and list(unit), round(effective_size(heat), 1)
+    heat, unit, note = noted_field(network, layer, torch.from_numpy(images), dims=dims)
+    return heat, unit and list(unit), round(effective_size(heat), 1), note
 
 
 def file_name(card, args):

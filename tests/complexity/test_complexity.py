@@ -65,6 +65,8 @@ BY_HAND = {
     "batch norm": (nn.BatchNorm2d(3), {"normalisation": 2 * 192}),
     "group norm": (nn.GroupNorm(1, 3), {"normalisation": 5 * 192}),
     "layer norm": (nn.LayerNorm((3, 8, 8)), {"normalisation": 5 * 192}),
+    "instance norm": (nn.InstanceNorm2d(3), {"normalisation": 5 * 192}),
+    "batch norm without running statistics": (nn.BatchNorm2d(3, track_running_stats=False), {"normalisation": 5 * 192}),
     "ReLU": (nn.ReLU(), {"activation": 192}),
     "ReLU in place": (nn.ReLU(inplace=True), {"activation": 192}),
     "ReLU6": (nn.ReLU6(), {"activation": 2 * 192}),
@@ -113,6 +115,16 @@ def test_macs_of_a_convolution_are_what_a_convolution_of_ones_sums_up(groups, in
     nn.init.ones_(layer.weight)
     sum_of_ones = layer(torch.ones(1, groups * ins, size, size)).sum().item()
     assert analyse(network, size).macs - size * size * 3 * groups * ins == sum_of_ones
+
+
+@pytest.mark.parametrize("decide", [lambda x: x if x.mean() > 0.1 else -x, lambda x: x[x > 0], lambda x: x * x.sum().item()])
+def test_a_network_that_decides_by_values_is_a_user_error(decide):
+    with pytest.raises(UserError, match="Function decides by the values of its image, which a count from shapes"):
+        analyse(Function(decide), 8)
+    with pytest.raises(UserError, match="mine decides by"):
+        analyse(Function(decide), 8, "mine")
+    with pytest.raises(RuntimeError, match="invalid for input of size"):  # any other fault keeps its traceback
+        analyse(Function(lambda x: x.view(5, 5)), 8)
 
 
 def test_memory_of_a_chain_by_hand():

@@ -23,7 +23,7 @@ from utils.core.errors import UserError
 from utils.receptive_field import report
 from utils.receptive_field.analytic import analytic_fields, receptive_fields
 from utils.receptive_field.chain import calculate_RF, get_receptive_field
-from utils.receptive_field.effective import effective_field, effective_size
+from utils.receptive_field.effective import SIGNS, effective_field, effective_size, noted_field
 from utils.receptive_field.gradient import gradient_fields
 from utils.receptive_field.report import choose_layer, compare, measure
 from utils.receptive_field.spans import GLOBAL, Field, Span
@@ -391,6 +391,66 @@ def test_an_operator_that_is_not_followed_is_named():
     assert any("upsample_bilinear2d" in note for note in notes)
 
 
+NOT_ELEMENTWISE = {  # each keeps the shape of its input and yet mixes places
+    "transposed": (lambda net, x: net.a(x), nn.ConvTranspose2d(3, 3, 3, padding=1)),
+    "grid_sampler": (
+        lambda net, x: nn.functional.grid_sample(net.a(x), torch.zeros(1, 64, 64, 2), align_corners=False),
+        CONV3(),
+    ),
+    "fft": (lambda net, x: torch.fft.ifft2(torch.fft.fft2(net.a(x))).real, CONV3()),
+    "gather": (lambda net, x: net.a(x).gather(3, torch.zeros(1, 3, 64, 64, dtype=torch.long)), CONV3()),
+    "index_select": (lambda net, x: net.a(x).index_select(2, torch.arange(63, -1, -1)), CONV3()),
+    "circular": (lambda net, x: net.a(x), nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ELEMENTWISE)
+def test_an_operator_that_keeps_the_shape_is_not_taken_for_elementwise(name):
+    function, a = NOT_ELEMENTWISE[name]
+    fields, notes = analytic_fields(Wrapped(function, a), 64)
+    assert fields["end"].size == (math.inf, math.inf)
+    assert any(name in note for note in notes)
+
+
+ELEMENTWISE = [
+    *(nn.ReLU(inplace=True), nn.PReLU(), nn.GELU(), nn.Hardswish(inplace=True), nn.ELU(), nn.SELU(), nn.Softplus(), nn.Mish()),
+    *(
+        nn.Hardtanh(),
+        nn.LogSigmoid(),
+        nn.Softsign(),
+        nn.Tanhshrink(),
+        nn.LeakyReLU(inplace=True),
+        nn.Dropout2d(),
+        nn.AlphaDropout(),
+    ),
+    *(
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3, affine=False),
+        nn.Hardsigmoid(),
+        nn.ReLU6(),
+        nn.Threshold(0.1, 0),
+        nn.SiLU(inplace=True),
+    ),
+]
+
+
+@pytest.mark.parametrize("layer", ELEMENTWISE, ids=str)
+def test_elementwise_layers_change_nothing_and_are_not_noted(layer):
+    fields, notes = analytic_fields(nn.Sequential(CONV3(), layer), 16)
+    assert numbers(fields["0"]) == numbers(list(fields.values())[-1]) == (3, 1, -1) and notes == []
+
+
+def test_a_convolution_mixes_the_tokens_that_are_its_channels():
+    def mixer(net, x):
+        return net.b(net.a(x).flatten(2).transpose(1, 2)).transpose(1, 2).view(1, 3, 4, 4)
+
+    patches = nn.Conv2d(3, 3, 4, stride=4)
+    fields, _ = analytic_fields(Wrapped(mixer, patches, nn.Conv1d(16, 16, 1)), 16)
+    assert fields["a"].size == (4, 4) and fields["b"].size == fields["end"].size == (math.inf, math.inf)
+    fields, _ = analytic_fields(Wrapped(mixer, patches, nn.Conv1d(16, 16, 1, groups=16)), 16)
+    assert fields["b"].size == (4, 4)
+
+
 @pytest.mark.parametrize("measure", [analytic_fields, gradient_fields])
 def test_the_model_is_left_as_it_was(measure):
     model = build_model("mobilenet_v3_small", 10).train()
@@ -470,6 +530,84 @@ def test_derivatives_of_unlike_signs_do_not_cancel():
     model[0].weight.data[:] = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
     heat, unit = effective_field(model, "0", torch.rand(2, 3, 8, 8))
     assert unit == (4, 4) and torch.equal(heat > 0, torch.nn.functional.pad(torch.ones(3, 3), (3, 2, 3, 2)) > 0)
+
+
+class ChannelsLast(nn.Module):
+    """A convolution whose output is (B, H, W, C), then a LayerNorm, whose channels add up to a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm(6)
+
+    def forward(self, x):
+        return self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("method", [analytic_fields, gradient_fields])
+def test_fields_know_the_dimensions_of_height_and_width(method):
+    fields, _ = method(ChannelsLast(), 16)
+    assert fields["conv"].dims == (2, 3) and fields["norm"].dims == (1, 2)
+    fields, _ = method(nn.Sequential(CONV3(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), 16)
+    assert fields["3"].dims == (None, None)
+
+
+def test_the_middle_unit_of_a_channels_last_layer_is_a_place_not_a_channel():
+    torch.manual_seed(0)
+    model = ChannelsLast()
+    heat, unit = effective_field(model, "norm", torch.rand(2, 3, 16, 12), dims=analytic_fields(model, 16)[0]["norm"].dims)
+    assert unit == (8, 6) and heat[7:10, 5:8].sum().item() == pytest.approx(1)
+    assert effective_field(model, "norm", torch.rand(2, 3, 16, 16), dims=(None, None))[1] is None
+
+
+def test_channels_whose_sum_is_constant_are_summed_with_random_signs():
+    torch.manual_seed(0)
+    model, images = ChannelsLast(), torch.rand(2, 3, 16, 16)
+    heat, unit, note = noted_field(model, "norm", images, dims=(1, 2))
+    assert unit == (8, 8) and (heat[7:10, 7:10] > 0.01).all() and note == SIGNS
+    assert torch.equal(heat, effective_field(model, "norm", images, dims=(1, 2))[0])  # the signs are the same every time
+    heat, _, note = noted_field(model, "conv", images)  # of all else the plain sum is derived
+    gradient = model.conv.weight.detach().sum(0).abs().sum(0)
+    torch.testing.assert_close(heat[7:10, 7:10], (gradient / gradient.sum()).double())
+    assert note == ""
+
+
+def test_layers_that_return_several_tensors_or_do_not_depend_on_the_image():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.constant, self.dead = nn.MultiheadAttention(3, 1), nn.Linear(3, 3), nn.Threshold(9, 0)
+
+        def forward(self, x):
+            tokens = x.flatten(2).permute(2, 0, 1)
+            return self.dead(self.attention(tokens, tokens, tokens)[0] + self.constant(torch.ones(3)))
+
+    model, images = Attending(), torch.rand(2, 3, 4, 4)
+    heat, unit = effective_field(model, "attention", images, dims=(None, None))
+    assert unit is None and heat.sum().item() == pytest.approx(1)
+    with pytest.raises(UserError, match="constant does not depend on the image"):
+        effective_field(model, "constant", images)
+    with pytest.raises(UserError, match="dead answers to no pixel"):
+        effective_field(model, "dead", images)
+
+
+@pytest.mark.parametrize("method", ["both", "analytic"])
+def test_a_network_without_a_map_falls_back_to_its_last_layer(method):
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    fields, findings = measure(network, 32, method, 64)
+    assert choose_layer(None, fields) == "2" and choose_layer("0", fields) == "0"
+    assert [note for note in findings["notes"] if "no layer of this network has a map" in note]
+    assert "no layer of this network has a map" in report.describe(network, fields, findings)
+    with pytest.raises(UserError, match="no layer whose field"):
+        choose_layer(None, {})
+
+
+def test_script_says_that_the_channels_are_summed_with_signs(main_of, monkeypatch, tmp_path):
+    monkeypatch.setattr("models.checkpoint.open_network", lambda *_: (ChannelsLast(), ModelCard("custom", ["a"], 32)))
+    _, out = main_of("receptive_field", "-m", "custom", "--layer", "norm", "--images", 2, "--method", "analytic")
+    assert f"note: {SIGNS}" in out
+    (written,) = (tmp_path / "results/receptive_field").glob("*.json")
+    effective = json.loads(written.read_text())["effective"]
+    assert effective["unit"] == [16, 16] and effective["note"] == SIGNS and effective["effective_size"] == 3
 
 
 def test_effective_size_of_a_box():

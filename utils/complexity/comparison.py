@@ -11,7 +11,7 @@ from utils.core.text import plural, table
 
 def measure(network, name, image_size):
     """The exact count and what every counter says of a network, on the device that it is on: one dict for JSON."""
-    analysis = analyse(network, image_size)
+    analysis = analyse(network, image_size, name)
     device = next(network.parameters()).device
     tools = {}
     for tool, count in COUNTERS.items():

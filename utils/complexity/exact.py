@@ -18,6 +18,10 @@ import torch
 
 from utils.complexity.formulas import CAUSES, PRODUCTS
 from utils.complexity.recorder import Recorder
+from utils.core.errors import UserError
+
+# What torch says where a forward pass asks for the values of a tensor that has none.
+NO_VALUES = ("Tensor.item() cannot be called on meta tensors", "torch.nonzero() raises unimplemented")
 
 
 @dataclass
@@ -68,14 +72,16 @@ class Analysis:
         return self.flops / self.bytes_moved
 
 
-def analyse(model, image_size):
-    """Count `model` at (1, 3, image_size, image_size); the model itself is left as it is. Returns an Analysis."""
+def analyse(model, image_size, name=None):
+    """Count `model` at (1, 3, image_size, image_size); the model itself is left as it is. Returns an Analysis.
+
+    Raises UserError for a network that decides by the values of its image; it is called `name` there, or as its class.
+    """
     weights = [*model.parameters(), *model.buffers()]
     network = copy.deepcopy(model).eval().to("meta")
     layers = {path: Layer(path, type(module).__name__, _own_parameters(module)) for path, module in model.named_modules()}
     recorder = Recorder(network)
-    with torch.no_grad(), recorder:
-        network(recorder.follow(torch.empty(1, 3, image_size, image_size, device="meta")))
+    _record(network, recorder, image_size, name or type(model).__name__)
     elements = 0
     for operation in recorder.operations:
         layer = layers[operation.module]
@@ -96,6 +102,17 @@ def analyse(model, image_size):
         eager_peak_bytes=recorder.eager_peak,
         unknown=dict(recorder.unknown),
     )
+
+
+def _record(network, recorder, image_size, name):
+    """One forward pass on shapes alone, followed by `recorder`."""
+    try:
+        with torch.no_grad(), recorder:
+            network(recorder.follow(torch.empty(1, 3, image_size, image_size, device="meta")))
+    except (RuntimeError, NotImplementedError) as error:
+        if any(sign in str(error) for sign in NO_VALUES):
+            raise UserError(f"{name} decides by the values of its image, which a count from shapes cannot follow") from None
+        raise
 
 
 def count_parameters(model):

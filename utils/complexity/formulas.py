@@ -7,7 +7,8 @@ written and read:
     linear         2 · out · in_features; attention: both matrix products likewise
     bias           out: one addition each
     normalisation  batch norm 2 · in: at inference mean, variance, weight and bias are one scale and one shift a channel;
-                   group, layer and instance norm 5 · in: sum, square and its sum, scale and shift; length of vectors 2 · in
+                   group, layer and instance norm, and batch norm without running statistics, 5 · in: sum, square and its sum,
+                   scale and shift; length of vectors 2 · in
     activation     ReLU 1 · in (a comparison), ReLU6 and clamps 2, sigmoid 4 (negate, exp, add, divide), hard sigmoid 4
                    (multiply, add, two comparisons), SiLU 5, hard swish 5, GELU 5, softmax 5, tanh 1; exp, erf and tanh are 1
     pooling        maximum over k taps (k − 1) · out; average k · out (k − 1 additions and a division), adaptive ones by their
@@ -84,8 +85,13 @@ def _per_output(args, out):
     return {"elementwise": out.numel()}
 
 
+def _batch_norm(args, out):
+    own_statistics = len(args) > 5 and args[5] is True  # `training`, as InstanceNorm calls it; a momentum stands there else
+    return {"normalisation": (5 if own_statistics else 2) * args[0].numel()}
+
+
 for _name in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update"):
-    FORMULAS.register(_name)(_per_input("normalisation", 2))
+    FORMULAS.register(_name)(_batch_norm)
 for _name in ("native_group_norm", "native_layer_norm"):
     FORMULAS.register(_name)(_per_input("normalisation", 5))
 FORMULAS.register("linalg_vector_norm")(_per_input("normalisation", 2))

@@ -12,7 +12,7 @@ def write_report(tool, network, card, max_depth=None, **options):
 
     The report is the tool's own table, complete or down to `max_depth`, then the summary. `options` go to the counter.
     """
-    analysis = analyse(network, card.image_size)
+    analysis = analyse(network, card.image_size, card.architecture)
     profile = COUNTERS[tool](network, card.image_size, **options)
     difference = reconcile(analysis, profile.counts, profile.macs)
     name, device = card.architecture, next(network.parameters()).device

@@ -35,7 +35,8 @@ def analytic_fields(model, image_size):
     for name, node in _module_outputs(program.graph).items():
         value = results[node]
         if isinstance(value, Value) and value.spans:
-            fields[name] = Field(*value.spans, (value.units(HEIGHT), value.units(WIDTH)))
+            units, dims = ((of(HEIGHT), of(WIDTH)) for of in (value.units, value.dim))
+            fields[name] = Field(*value.spans, units, dims)
     return fields, list(analysis.notes)
 
 

@@ -79,7 +79,15 @@ def gradient_fields(model, image_size, cap=CAP):
             sentence = f"the gradient method cannot run this model ({reason}); use the analytic method"
             raise UserError(sentence, option="method") from None
     shared = [name for name in outputs if name in spans[HEIGHT] and name in spans[WIDTH]]
-    return {name: Field(spans[HEIGHT][name], spans[WIDTH][name], (None, None)) for name in shared}, list(notes)
+    dims = {name: _dims(outputs[name].shape, others[name].shape) for name in shared}
+    return {name: Field(spans[HEIGHT][name], spans[WIDTH][name], (None, None), dims[name]) for name in shared}, list(notes)
+
+
+def _dims(tall, wide):
+    """Which dimensions are height and width, by the shapes of an output for a strip along either; None where that is open."""
+    longer = [d for d, (a, b) in enumerate(zip(tall, wide, strict=True)) if a > b]
+    wider = [d for d, (a, b) in enumerate(zip(tall, wide, strict=True)) if a < b]
+    return tuple(found[0] if len(found) == 1 else None for found in (longer, wider))
 
 
 def _alike(tall, wide):

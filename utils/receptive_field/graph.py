@@ -1,7 +1,8 @@
 """Walks an exported graph, operator by operator, with the receptive field of every tensor in it.
 
 `RULES` maps the name of an aten operator to a function of the analysis, the operator's arguments and the shape of its output
-(or the list of its outputs). What is not in it and keeps the shape is elementwise; the rest is noted and counted as global.
+(or the list of its outputs). What torch tags as pointwise, or `ELEMENTWISE` names, combines its inputs element by element;
+the rest is noted and counted as global.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,15 @@ import torch
 
 from utils.receptive_field.spans import GLOBAL, HEIGHT, PIXEL, WIDTH
 
+# Elementwise at inference, but without torch's tag for it.
+# fmt: off
+ELEMENTWISE = {
+    "batch_norm", "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "contiguous", "to", "_to_copy",
+    "type_as", "alias", "detach", "lift_fresh", "lift_fresh_copy", "copy", "conj", "_conj", "resolve_conj", "real", "imag",
+    "hardswish", "prelu", "_prelu_kernel", "log_sigmoid", "divide", "multiply", "subtract", "negative", "absolute",
+    "special_erf", "special_expit", "fill", "zero", "tril", "triu", "bernoulli", "fake_quantize_per_tensor_affine",
+}
+# fmt: on
 RULES = {}  # name of an aten operator, without a trailing _ -> function(analysis, arguments, output shape) -> Value
 
 
@@ -39,6 +49,11 @@ class Value:
     def units(self, axis):
         along = [n for n, axes in zip(self.shape, self.dims, strict=True) if axis in axes]
         return along[0] if len(along) == 1 else None
+
+    def dim(self, axis):
+        """The dimension that one axis has to itself; None where it has none, several, or shares one with the other axis."""
+        along = [d for d, axes in enumerate(self.dims) if axis in axes]
+        return along[0] if len(along) == 1 and len(self.dims[along[0]]) == 1 else None
 
 
 def constant(shape):
@@ -173,7 +188,14 @@ class Analysis:
             fits = tuple(torch.broadcast_shapes(*(v.shape for v in values if v.spans))) == shape
         except RuntimeError:
             fits = False
-        return self.join(values, shape) if fits else self.unknown(name, values, shape)
+        return self.join(values, shape) if fits and _elementwise(name) else self.unknown(name, values, shape)
+
+
+def _elementwise(name):
+    """Whether an aten operator combines its inputs element by element; operators in place do not always have the tag."""
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet else []
+    return name in ELEMENTWISE or any(torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
 def _arguments(node, results):

@@ -40,6 +40,8 @@ def measure(network, image_size, method, cap):
             notes.append(str(error))
     both = list(results.values()) if len(results) == 2 else [next(iter(results.values())), {}]
     fields = both[0] | {name: field for name, field in both[1].items() if name not in both[0]}
+    if fields and all(None in field.jump for field in fields.values()):
+        notes.append("no layer of this network has a map: the plot shows all units of a layer at once, of the last by default")
     compared = sum(name in both[0] for name in both[1])
     return fields, {"notes": notes, "mismatches": compare(*both), "compared": compared}
 
@@ -62,9 +64,16 @@ def _words(span):
 
 
 def choose_layer(wanted, fields):
-    """The layer to draw. Raises UserError for an unknown one, with what is spelled alike."""
+    """The layer to draw: without a wish the last one that has a map, or of a network without a map the last of all.
+
+    Raises UserError for an unknown one, with what is spelled alike, and for a network of which no layer is known.
+    """
+    if not fields:
+        raise UserError("this network has no layer whose field could be worked out")
     if wanted is None:  # the last that has a map before the head; what only the gradient knows, such as Identity, stands behind
         maps = [name for name, field in fields.items() if None not in field.jump]
+        if not maps:
+            return list(fields)[-1]
         order = {name: place for place, name in enumerate(fields)}
         head = max((order[name] for name in fields.keys() - {*maps}), default=len(fields))
         return [name for name in maps if order[name] < head or head < order[maps[0]]][-1]

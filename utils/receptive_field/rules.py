@@ -9,10 +9,15 @@ from utils.receptive_field.graph import Value, constant, rule
 from utils.receptive_field.spans import GLOBAL, HEIGHT, WIDTH, Span, adaptive_window, each
 
 
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _transposed_convolution(analysis, a, shape):
+    return analysis.unknown("convolution (transposed)", [a.input], shape)
+
+
 @rule("conv1d", "conv2d", "conv3d", "convolution")
 def _convolution(analysis, a, shape):
     if getattr(a, "transposed", False):
-        return analysis.unknown("convolution (transposed)", [a.input], shape)
+        return _transposed_convolution(analysis, a, shape)
     kernel = a.weight.shape[2:]
     n = len(kernel)
     dilation = each(a.dilation, n)
@@ -21,10 +26,18 @@ def _convolution(analysis, a, shape):
         padding = [d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True)]
     else:
         padding = each(a.padding, n)
-    value = a.input
+    value = _over_channels(analysis, a.input, a.weight, len(shape) - n - 1, shape)
     for i, (k, s, p, d) in enumerate(zip(kernel, each(a.stride, n), padding, dilation, strict=True)):
         value = analysis.window(value, len(shape) - n + i, shape[len(shape) - n + i], k, s, p, d)
     return Value(shape, value.dims, value.spans)
+
+
+def _over_channels(analysis, value, weight, channels, shape):
+    """`value` after the sum over its channels: image axes that run along them, as of tokens, are mixed."""
+    if not value.dims[channels] or (weight.shape[1] == 1 and value.shape[channels] == shape[channels]):  # or each alone
+        return value
+    value = analysis.mixed(value, value.dims[channels])
+    return Value(value.shape, (*value.dims[:channels], frozenset(), *value.dims[channels + 1 :]), value.spans)
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices")
@@ -211,6 +224,9 @@ def _pad(analysis, a, shape):
     pads = getattr(a, "pad", None) or a.padding
     for i in range(0, len(pads), 2):
         dim = len(shape) - 1 - i // 2
+        if getattr(a, "mode", "constant") == "circular" and any(pads[i : i + 2]) and value.dims[dim]:
+            analysis.note("circular padding brings opposite borders together: counted as global")
+            value = analysis.mixed(value, value.dims[dim])
         value = _shifted(value, dim, -pads[i], 1, shape[dim])
     return value
 

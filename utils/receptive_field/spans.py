@@ -70,12 +70,14 @@ GLOBAL = Span(-math.inf, math.inf, None)
 class Field:
     """The receptive field of a layer's output: one `Span` an axis, and how many units the output has along each.
 
-    `size`, `jump`, `start` and `centre` are (height, width); `units` is too, with None where the output has no such axis.
+    `size`, `jump`, `start` and `centre` are (height, width); `units` is too, with None where the output has no such axis, and
+    so is `dims`: which dimensions of the output the axes run along, (2, 3) where channels come first.
     """
 
     height: Span
     width: Span
     units: tuple
+    dims: tuple = (None, None)
 
     size = property(lambda self: (self.height.size, self.width.size))
     jump = property(lambda self: (self.height.jump, self.width.jump))
