@@ -89,10 +89,10 @@ def look(network, card, layer, dims, split, count):
 
     from utils.core.images import preprocess
     from utils.data.samples import spread
-    from utils.receptive_field.effective import effective_size, noted_field
+    from utils.receptive_field.effective import effective_field, effective_size
 
     images = np.concatenate([preprocess(image, card) for image in spread(split, count)])
-    heat, unit, note = noted_field(network, layer, torch.from_numpy(images), dims=dims)
+    heat, unit, note = effective_field(network, layer, torch.from_numpy(images), dims=dims)
     return heat, unit and list(unit), round(effective_size(heat), 1), note
 
 

@@ -84,7 +84,6 @@ def look(path, name, args):
 
 def add_training(found, path, file):
     """The curves and the augmented samples, from history.json beside the model."""
-    from utils.data.datasets import is_own
     from utils.report.curves import curves_of, read_history
     from utils.report.samples import samples_of
     from utils.training.options import TrainOptions
@@ -94,18 +93,15 @@ def add_training(found, path, file):
         found.notes["samples"] = "Without the history it is not known how they were augmented."
         raise UserError("There is no history.json beside the model.")
     flags, names = history["flags"], {field.name for field in dataclasses.fields(TrainOptions)}
+    seen = found.dataset.train if found.has_own_data else None
     try:
         options = TrainOptions(**{name: value for name, value in flags.items() if name in names})
         found.curves = curves_of(history, options.plain_from if options.augments else None, file.card.training.get("epoch"))
-        if not is_own(found.card, found.data):
-            found.notes["samples"] = f"{found.dataset.name} is not what it was trained on."
-        elif not found.dataset.train:
-            found.notes["samples"] = f"{found.dataset.name} has no training images here."
-        else:
-            found.samples = samples_of(found.dataset.train, found.card, flags)
-            found.notes |= {} if found.samples else {"samples": "They were not augmented."}
+        found.samples = samples_of(seen, found.card, flags) if seen else None
     except (TypeError, ValueError, LookupError):
         raise UserError(f"{path.with_name('history.json')} does not hold the flags of a run.") from None
+    if not found.samples:
+        found.notes["samples"] = "They were not augmented." if seen else "The images that it was trained on are not here."
 
 
 def add_network(found, path, file):

@@ -113,7 +113,7 @@ def training(path, image_size=64, epochs=6):
     card = ModelCard("resnet18", digits.classes, image_size)
     network = build_model("resnet18", 10, image_size)
     images = torch.cat([batch for batch, _ in eval_batches(digits.test.subset(range(0, 320, 5)), card, 64)])
-    heats = [effective_field(network, "layer2", images)]
+    heats = [effective_field(network, "layer2", images)[:2]]
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     network.train()
     for _ in range(epochs):
@@ -123,7 +123,7 @@ def training(path, image_size=64, epochs=6):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    heats.append(effective_field(network, "layer2", images))
+    heats.append(effective_field(network, "layer2", images)[:2])
     field = receptive_fields(network, image_size)["layer2"]
     (top, bottom), (left, right) = (
         span.of_unit(place) for span, place in zip((field.height, field.width), heats[0][1], strict=True)

@@ -18,6 +18,13 @@ def _accuracy(name):
     return results(f"reference/published/accuracy/FashionMNIST/{name}.json")
 
 
+def _onnx(name, kind):
+    """Milliseconds of one image in ONNX Runtime, with the weights of that kind, fp32 or int8."""
+    files = results(f"reference/published/benchmark/FashionMNIST_{name}.json")["files"]
+    (file,) = (file for file in files if file["name"] == f"ONNX Runtime {kind}")
+    return f"{file['latency'][0]['median_ms']:.3g}"
+
+
 def _with_interval(found):
     low, high = found["Acc@1 95 % interval"]
     return f"{100 * found['Acc@1']:.2f} ({100 * low:.2f}–{100 * high:.2f})"
@@ -35,8 +42,7 @@ def published():
         flags = _history(folder)["flags"]
         measured = f"{flags['model']}_{flags['image_size']}px"
         operations = results(f"reference/published/complexity/{measured}_complexity.json")
-        files = {file["name"]: file for file in results(f"reference/published/benchmark/FashionMNIST_{name}.json")["files"]}
-        onnx, exact = files["ONNX Runtime fp32"], operations["exact"]
+        exact = operations["exact"]
         rows.append(
             [
                 f"[{name}](../recipes/{name}.txt)",
@@ -49,7 +55,7 @@ def published():
                 f"{exact['macs'] / 1e6:.1f}",
                 f"{exact['flops'] / 1e6:.1f}",
                 f"{exact['dmas'] / 1e6:.2f}",
-                f"{onnx['latency'][0]['median_ms']:.3g}",
+                _onnx(name, "fp32"),
             ]
         )
     header = ["network and recipe", "image", "test Acc@1, % (95 % interval)", "with `--tta flip`, %", "Acc@5, %", "MB"]
@@ -67,9 +73,7 @@ def in_short():
             f"{100 * accuracy['Acc@1']:.2f}",
             f"{100 * int8['Acc@1']:.2f}",
         ]
-        files = {file["name"]: file for file in results(f"reference/published/benchmark/FashionMNIST_{name}.json")["files"]}
-        times = [f"{files[f'ONNX Runtime {kind}']['latency'][0]['median_ms']:.3g}" for kind in ("fp32", "int8")]
-        rows.append([f"`{name}`", *cells, f"{int8['bytes'] / 1e6:.1f}", *times])
+        rows.append([f"`{name}`", *cells, f"{int8['bytes'] / 1e6:.1f}", _onnx(name, "fp32"), _onnx(name, "int8")])
     header = ["network", "image", "test Acc@1, %", "int8, %", "int8, MB", "fp32, ms an image", "int8, ms an image"]
     return markdown(header, rows) + f"\n\n{_measured_at()}"
 

@@ -456,7 +456,7 @@ MUTANTS = [Mutant(*row) for row in (
      "self.format == own",
      "tests/doctor/test_findings.py::test_a_jpeg_of_several_pictures_as_phones_write_it_has_the_right_suffix"),
     ("utils/report/run.py", "held-out images of other data said to have chosen the epoch",
-     'self.split.name == "val" and is_own(self.card, self.data)',
+     'self.split.name == "val" and self.has_own_data',
      'self.split.name == "val"',
      "tests/scripts/test_report.py::test_held_out_images_of_other_data_chose_no_epoch"),
     ("utils/report/places.py", "the page on another split replaces the usual one",

@@ -1,11 +1,12 @@
 import json
+import pathlib
 import sys
 from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
-from benchmarks import dataset_check, pairs, time_to_accuracy, train_throughput
+from benchmarks import dataset_check, pairs, published, time_to_accuracy, train_throughput
 from benchmarks.pairs import alternate, ratios
 from benchmarks.scaling import growths
 from benchmarks.train_throughput import work
@@ -95,3 +96,26 @@ def test_a_case_measured_anew_leaves_the_others_with_the_machine_that_measured_t
     pairs.save_cases(path, {"b": {"ratio": 3}})
     cases = json.loads(path.read_text())
     assert {name: (case["machine"], case["ratio"]) for name, case in cases.items()} == {"a": ("old", 1), "b": ("new", 3)}
+
+
+def test_the_figures_of_a_network_are_kept_though_the_next_one_fails(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    for name, place in (("PUBLISHED", tmp_path / "weights"), ("REFERENCE", tmp_path / "kept"), ("ROOT", tmp_path)):
+        monkeypatch.setattr(published, name, place)
+    monkeypatch.setattr(published, "commands", lambda model: [f"eval.py -w {model}"])
+
+    def measure(line, data_dir, folder):
+        if line.endswith("second"):
+            raise UserError("no data")
+        (pathlib.Path(folder) / "results").mkdir()
+        (pathlib.Path(folder) / "results" / "first.json").write_text("{}")
+
+    monkeypatch.setattr(published, "measure", measure)
+    monkeypatch.setattr(published, "parser", lambda: SimpleNamespace(parse=lambda: ASKED))
+    with pytest.raises(UserError, match="no data"):
+        published.main()
+    assert (tmp_path / "kept" / "first.json").read_text() == "{}"
+    assert [*json.loads((tmp_path / "kept" / "commands.json").read_text())] == ["first"]
+
+
+ASKED = SimpleNamespace(models=["first", "second"], data_dir="data")

@@ -23,7 +23,7 @@ from utils.core.errors import UserError
 from utils.receptive_field import report
 from utils.receptive_field.analytic import analytic_fields, receptive_fields
 from utils.receptive_field.chain import calculate_RF, get_receptive_field
-from utils.receptive_field.effective import SIGNS, effective_field, effective_size, noted_field
+from utils.receptive_field.effective import SIGNS, effective_field, effective_size
 from utils.receptive_field.gradient import gradient_fields
 from utils.receptive_field.report import choose_layer, compare, measure
 from utils.receptive_field.spans import GLOBAL, Field, Span
@@ -515,7 +515,7 @@ def test_a_mismatch_is_printed(main_of, monkeypatch):
 def test_effective_field_lies_in_the_theoretical_one():
     torch.manual_seed(0)
     model = build_model("custom", 10, 64)
-    heat, unit = effective_field(model, "layer2", torch.rand(5, 3, 64, 64), batch_size=2)
+    heat, unit, _ = effective_field(model, "layer2", torch.rand(5, 3, 64, 64), batch_size=2)
     field = receptive_fields(model, 64)["layer2"]
     (top, bottom), (left, right) = field.height.of_unit(unit[0]), field.width.of_unit(unit[1])
     assert unit == (8, 8) and heat.sum().item() == pytest.approx(1)
@@ -528,7 +528,7 @@ def test_effective_field_lies_in_the_theoretical_one():
 def test_derivatives_of_unlike_signs_do_not_cancel():
     model = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1, bias=False))
     model[0].weight.data[:] = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
-    heat, unit = effective_field(model, "0", torch.rand(2, 3, 8, 8))
+    heat, unit, _ = effective_field(model, "0", torch.rand(2, 3, 8, 8))
     assert unit == (4, 4) and torch.equal(heat > 0, torch.nn.functional.pad(torch.ones(3, 3), (3, 2, 3, 2)) > 0)
 
 
@@ -554,7 +554,7 @@ def test_fields_know_the_dimensions_of_height_and_width(method):
 def test_the_middle_unit_of_a_channels_last_layer_is_a_place_not_a_channel():
     torch.manual_seed(0)
     model = ChannelsLast()
-    heat, unit = effective_field(model, "norm", torch.rand(2, 3, 16, 12), dims=analytic_fields(model, 16)[0]["norm"].dims)
+    heat, unit, _ = effective_field(model, "norm", torch.rand(2, 3, 16, 12), dims=analytic_fields(model, 16)[0]["norm"].dims)
     assert unit == (8, 6) and heat[7:10, 5:8].sum().item() == pytest.approx(1)
     assert effective_field(model, "norm", torch.rand(2, 3, 16, 16), dims=(None, None))[1] is None
 
@@ -562,10 +562,10 @@ def test_the_middle_unit_of_a_channels_last_layer_is_a_place_not_a_channel():
 def test_channels_whose_sum_is_constant_are_summed_with_random_signs():
     torch.manual_seed(0)
     model, images = ChannelsLast(), torch.rand(2, 3, 16, 16)
-    heat, unit, note = noted_field(model, "norm", images, dims=(1, 2))
+    heat, unit, note = effective_field(model, "norm", images, dims=(1, 2))
     assert unit == (8, 8) and (heat[7:10, 7:10] > 0.01).all() and note == SIGNS
     assert torch.equal(heat, effective_field(model, "norm", images, dims=(1, 2))[0])  # the signs are the same every time
-    heat, _, note = noted_field(model, "conv", images)  # of all else the plain sum is derived
+    heat, _, note = effective_field(model, "conv", images)  # of all else the plain sum is derived
     gradient = model.conv.weight.detach().sum(0).abs().sum(0)
     torch.testing.assert_close(heat[7:10, 7:10], (gradient / gradient.sum()).double())
     assert note == ""
@@ -582,7 +582,7 @@ def test_layers_that_return_several_tensors_or_do_not_depend_on_the_image():
             return self.dead(self.attention(tokens, tokens, tokens)[0] + self.constant(torch.ones(3)))
 
     model, images = Attending(), torch.rand(2, 3, 4, 4)
-    heat, unit = effective_field(model, "attention", images, dims=(None, None))
+    heat, unit, _ = effective_field(model, "attention", images, dims=(None, None))
     assert unit is None and heat.sum().item() == pytest.approx(1)
     with pytest.raises(UserError, match="constant does not depend on the image"):
         effective_field(model, "constant", images)

@@ -257,8 +257,8 @@ def test_what_was_augmented_otherwise_or_not_there_is_not_shown(call, tmp_path):
     shutil.rmtree(held_out / "train")
     for flags, words, shown in (
         ((), "mixup", True),
-        (("-d", other), "other is not what it was trained on.", False),
-        (("-d", held_out), "own_val is not what it was trained on.", False),
+        (("-d", other), "The images that it was trained on are not here.", False),
+        (("-d", held_out), "The images that it was trained on are not here.", False),
     ):
         call("report", "-w", folder, *flags, "--card", "--output", tmp_path / "page.html")
         page = Page(tmp_path / "page.html")

@@ -13,20 +13,16 @@ SIGNS = "the channels are summed with random signs, as their plain sum does not 
 
 
 def effective_field(model, layer, images, batch_size=16, dims=(2, 3)):
-    """The field that a network uses: `(heat, unit)` of the unit in the middle of a layer's output.
+    """The field that a network uses: `(heat, unit, note)` of the unit in the middle of a layer's output.
 
     heat: float64 (H, W), for each pixel the absolute derivative of the unit (of the sum of its channels), summed over
     colours and averaged over `images`, float32 (N, 3, H, W); its sum is 1. unit: (row, column), or None for a layer that
     has no map; `dims` are the dimensions of the output that hold rows and columns, as of `Field`. Where the sum of the
-    channels is constant, as behind a LayerNorm, they are summed with fixed random signs. Of an output of several tensors the
-    first is taken. Raises UserError for a layer that does not depend on the image. Source: Luo et al., "Understanding the
-    Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016.
+    channels is constant, as behind a LayerNorm, they are summed with fixed random signs, and note is a sentence that says so;
+    else it is "". Of an output of several tensors the first is taken. Raises UserError for a layer that does not depend on the
+    image. Source: Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
+    NeurIPS 2016.
     """
-    return noted_field(model, layer, images, batch_size, dims)[:2]
-
-
-def noted_field(model, layer, images, batch_size=16, dims=(2, 3)):
-    """`effective_field`, and what there is to say about it: `(heat, unit, note)`, "" for nothing."""
     kept = {}
     handle = model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: kept.update(out=_first(output)))
     heats = {"": 0, SIGNS: 0}

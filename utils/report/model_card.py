@@ -7,7 +7,6 @@ from jinja2 import Environment, FileSystemLoader
 
 from utils.core.errors import UserError
 from utils.core.text import plural, printable, si
-from utils.data.datasets import is_own
 from utils.report.page import TEMPLATES
 from utils.report.words import percent
 
@@ -36,9 +35,8 @@ def model_card(view):
     )
     environment.globals |= {"percent": percent, "plural": plural, "si": si, "command": _command(view.run.path)}
     facts = {"mark": _AsIs(MARK), "run": view.run, "summary": view.summary}
-    return environment.get_template("model_card.md").render(
-        facts, rows=shown, left_out=len(rows) - len(shown), unseen=unseen, own=is_own(view.run.card, view.run.data)
-    )
+    template = environment.get_template("model_card.md")
+    return template.render(facts, rows=shown, left_out=len(rows) - len(shown), unseen=unseen)
 
 
 class _AsIs(str):

@@ -43,9 +43,14 @@ class Run:
         return (self.evaluation.logits.argmax(1) == self.evaluation.labels).numpy()
 
     @property
+    def has_own_data(self):
+        """Whether the data reported on are those that it was trained on."""
+        return is_own(self.card, self.data)
+
+    @property
     def split_chose_epoch(self):
         """Whether the images reported on are those that chose the epoch."""
-        return self.split.name == "val" and is_own(self.card, self.data)
+        return self.split.name == "val" and self.has_own_data
 
     def counts(self):
         """{split: images of each class, int64 (C,)} of the whole data set."""
