@@ -138,7 +138,7 @@ def main():
     from utils.data.samples import example_images, find_dataset, spread
     from utils.evaluation import plots
     from utils.export.variants import take_stock, variants
-    from utils.runtime.device import choose_device, describe_machine
+    from utils.runtime.device import choose_device, origin
 
     keep_memory()
     choose_device(args.device, args.cuda)
@@ -170,8 +170,7 @@ def main():
         "files": rows,
         "missing": missing,
         "threads": torch.get_num_threads(),
-        "machine": describe_machine(),
-    }
+    } | origin()
     data = (args.dataset or card.training["dataset"], dataset.name) if dataset else (None, None)
     path = benchmark_file(card, args.weights, *data, args.image_size and f"{args.image_size}px")
     print(describe(result))  # first: it is not lost where the files cannot be written

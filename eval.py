@@ -42,14 +42,13 @@ def main():
     args = parser().parse(lambda args: cli.same_file(args, "output", "csv"))
 
     from utils.data.samples import open_split  # not above, as what follows: the flags are answered without torch
-    from utils.evaluation import plots
     from utils.evaluation.evaluate import IMAGES, mistakes, of_each_image
-    from utils.evaluation.metrics import CONFUSION, confusions, summarise
+    from utils.evaluation.metrics import summarise
     from utils.export.measure import answers_of
     from utils.export.quantize import hold_quantized
     from utils.inference.mirrored import AUGMENTED
     from utils.inference.predictors import open_predictor
-    from utils.runtime.device import choose_device, describe_machine
+    from utils.runtime.device import choose_device, origin
 
     keep_memory()
     choose_device(args.device, args.cuda)
@@ -76,6 +75,7 @@ def main():
     count, source = plural(len(split), "image"), args.dataset or card.training["dataset"]
     print(f"{title} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)
+    here = origin()
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
         "split": split.name,
         "dataset": dataset.name,
@@ -83,28 +83,39 @@ def main():
         "image_size": card.image_size,
         "weights": str(args.weights),
         "images/s": round(len(split) / evaluation.seconds, 1),
-        "device": describe_machine() | {"used": file.device},
+        "date": here["date"],
+        "device": here["machine"] | {"used": file.device},
         "precision": file.arithmetic,
         "batch_size": args.batch_size,
         "tta": args.tta,
     }
-    place = place_name(source, dataset.name)
     wrong = mistakes(evaluation, split, card.classes)
     result["mistakes"] = [dict(zip(("class", "answer", "probability", "image"), item[1:], strict=True)) for item in wrong]
-    path = pathlib.Path(args.output or RESULTS / "accuracy" / place / f"{name}.json")
+    place = RESULTS / "accuracy" / place_name(source, dataset.name)
+    path = pathlib.Path(args.output or place / f"{name}.json")
     print(describe(result))  # first: it is not lost where the files cannot be written
     write_json(path, result)
-    beside = {what: path.with_name(f"{path.stem}_{what}") for what in ("confusion.png", "mistakes.png", "confusions.csv")}
-    plots.confusion_matrix(result["confusion matrix"], card.classes, beside["confusion.png"], f"{title}, {split.name}")
-    plots.mistakes(wrong, beside["mistakes.png"], "Most confident mistakes")
-    if len(card.classes) > plots.MOST_CLASSES:
-        write_text(beside["confusions.csv"], csv_text(CONFUSION, confusions(result["confusion matrix"], card.classes)))
-    else:
-        del beside["confusions.csv"]
+    beside = draw(path, result["confusion matrix"], wrong, card.classes, f"{title}, {split.name}")
     if args.csv:
         write_text(args.csv, csv_text(IMAGES, of_each_image(evaluation, split, card.classes)))
-    written = [str(path), f"{' and '.join(file.name for file in beside.values())} beside it", args.csv]
+    written = [str(path), f"{' and '.join(file.name for file in beside)} beside it", args.csv]
     print("\n  ".join(["written:", *filter(None, written)]))
+
+
+def draw(path, matrix, wrong, classes, title):
+    """Write the confusion matrix, the mistakes and, of many classes, every confusion beside `path`; return these files."""
+    from utils.evaluation import plots
+    from utils.evaluation.metrics import CONFUSION, confusions
+
+    matrix_file, mistakes_file, table = (
+        path.with_name(f"{path.stem}_{what}") for what in ("confusion.png", "mistakes.png", "confusions.csv")
+    )
+    plots.confusion_matrix(matrix, classes, matrix_file, title)
+    plots.mistakes(wrong, mistakes_file, "Most confident mistakes")
+    if len(classes) <= plots.MOST_CLASSES:
+        return [matrix_file, mistakes_file]
+    write_text(table, csv_text(CONFUSION, confusions(matrix, classes)))
+    return [matrix_file, mistakes_file, table]
 
 
 def changes_of(args):

@@ -63,7 +63,7 @@ def main():
     from utils.data.samples import calibration_images, example_images, find_dataset, spread
     from utils.export.gains import BATCHES, describe, judge, measure, write_fp32
     from utils.inference.predictors import open_predictor
-    from utils.runtime.device import choose_device, describe_machine
+    from utils.runtime.device import choose_device, origin
 
     keep_memory()
     scheme = QUANTIZERS[args.scheme]
@@ -103,7 +103,7 @@ def main():
         "quantization": after.card.quantization,
     }
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
-    result = facts | measured | closing | {"device": after.device, "machine": describe_machine()}
+    result = facts | measured | closing | {"device": after.device} | origin()
     place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
     variant = ("equalized" * args.equalize, args.scheme, args.image_size and f"{args.image_size}px")
     usual = RESULTS / "quantization" / place / f"{result_name(card, args.weights, *variant)}.json"

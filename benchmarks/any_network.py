@@ -27,7 +27,7 @@ from utils.core.errors import explain, run
 from utils.core.files import RESULTS, write_json
 from utils.core.text import file_part, plural, si
 from utils.inference.formats import FORMATS
-from utils.runtime.device import describe_machine
+from utils.runtime.device import origin
 
 # fmt: off
 NETWORKS = {  # name: (family, image size in px)
@@ -182,7 +182,7 @@ def record(path, name, steps):
     steps = results["networks"].get(name, {}).get("steps", {}) | steps
     results["networks"][name] = {"family": family, "image_size": size, "steps": steps}
     results["networks"] = {name: results["networks"][name] for name in NETWORKS if name in results["networks"]}
-    write_json(path, results | {"machine": describe_machine()})
+    write_json(path, results | origin())
 
 
 def main():

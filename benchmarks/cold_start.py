@@ -20,7 +20,7 @@ from utils.core.cli import Parser, at_least
 from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, write_json
 from utils.core.text import table
-from utils.runtime.device import describe_machine
+from utils.runtime.device import origin
 
 BAR = 0.15  # largest ratio
 WITH_TORCH = """
@@ -100,8 +100,7 @@ def show(summary):
 def main():
     args = parser().parse()
     summary = summarise(measure(commands(args.model, args.image), args.pairs))
-    summary["machine"] = describe_machine()
-    summary["model"] = pathlib.Path(args.model).name
+    summary |= origin() | {"model": pathlib.Path(args.model).name}
     write_json(RESULTS / "benchmarks" / "cold_start.json", summary)
     show(summary)
     return 0 if summary["met"] else 1

@@ -29,7 +29,7 @@ from utils.core.files import RESULTS, write_json
 from utils.core.text import table
 from utils.data.datasets import DATASETS
 from utils.data.splits import Dataset, Split
-from utils.runtime.device import describe_machine
+from utils.runtime.device import origin
 from utils.training.build import build_trainer
 from utils.training.options import TrainOptions
 from utils.training.schedule import OF_TRAINED
@@ -123,7 +123,7 @@ def main():
         for before, after in ((plain[:8], plain), (plain, [*plain[:8], (5, True), (8, True), (9, True)])):
             case = f"{len(before)} classes, then {len(after)}"
             cases[case] = measure(case, before, after, fashion, pathlib.Path(folder, str(len(before))))
-    result = {"cases": cases, "seeds": SEEDS, "images of a class": FEW, "epochs": EPOCHS, "machine": describe_machine()}
+    result = {"cases": cases, "seeds": SEEDS, "images of a class": FEW, "epochs": EPOCHS} | origin()
     write_json(RESULTS / "benchmarks" / "fine_tuning.json", result)
     show(result)
 

@@ -1,7 +1,6 @@
 """Two sides of a comparison, each in processes of its own, in turn: the ratio pair by pair, with the machine beside it."""
 
 import contextlib
-import datetime
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from utils.core.errors import UserError
 from utils.core.files import RESULTS, write_json
-from utils.runtime.device import describe_machine
+from utils.runtime.device import origin
 
 
 def output_of(command, folder=None):
@@ -69,14 +68,14 @@ def _stolen_seconds():
 
 
 def save(name, result):
-    """Write results/benchmarks/<name>.json with the machine described, and say where."""
-    path = write_json(RESULTS / "benchmarks" / f"{name}.json", {"machine": describe_machine(), **result})
+    """Write results/benchmarks/<name>.json with the date and the machine, and say where."""
+    path = write_json(RESULTS / "benchmarks" / f"{name}.json", origin() | result)
     print(f"written: {path}")
 
 
 def save_cases(path, cases):
     """Merge `cases`, {name: figures}, into the JSON file `path`, each with today's date and this machine; keep the others."""
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    origin = {"date": f"{datetime.date.today()}", "machine": describe_machine()}
-    write_json(path, earlier | {name: origin | case for name, case in cases.items()})
+    here = origin()
+    write_json(path, earlier | {name: here | case for name, case in cases.items()})
     print(f"written: {', '.join(cases)} in {path}")

@@ -30,6 +30,11 @@ def machine(machine):
     return f"{machine['cpu']}{widest}, {machine['cores']} cores, {threads}, PyTorch {machine['torch'].split('+')[0]}"
 
 
+def measured(command, found):
+    """By which command, when and on what `found` was measured: it has "date" and "machine", or is a dict of such by name."""
+    return f"By `{command}`. {origins({'': found} if 'date' in found else found)}"
+
+
 def origins(cases):
     """When and on what each of {name: {"date", "machine", ...}} was measured, in a sentence for each such pair."""
     names = {}

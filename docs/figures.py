@@ -1,6 +1,6 @@
 """The tables of figures in README.md and docs/, from the JSON files in results/; docs/make_tables.py writes them."""
 
-from docs.cells import RESULTS, machine, markdown, origins, results, spread
+from docs.cells import RESULTS, markdown, measured, results, spread
 from docs.published import PUBLISHED
 
 
@@ -22,7 +22,7 @@ def throughput():
             ]
         )
     header = ["data", "network", "images/s", "reference", "ratio", "waiting for data", "cache build / one plain pass"]
-    return markdown(header, rows, "llrrrrr") + f"\n\n{origins(cases)}"
+    return markdown(header, rows, "llrrrrr") + f"\n\n{measured('benchmarks/train_throughput.py', cases)}"
 
 
 def time_to_accuracy():
@@ -36,7 +36,7 @@ def time_to_accuracy():
         rows.append([f"{name} in {goal['limit_s']} s", f"`{own}`", *sides[0], *sides[1], spread(goal["ratio"], 1)])
     header = ["goal", "flags", "test Acc@1", "seconds", "reference: test Acc@1", "seconds", "ratio"]
     drawn = markdown(header, rows, "llrrrrr")
-    return f"{drawn}\n\nShared flags: `{shared.strip()}`. {machine(found['machine'])}."
+    return f"{drawn}\n\nShared flags: `{shared.strip()}`. {measured('benchmarks/time_to_accuracy.py', found)}"
 
 
 def _shared_flags(lines):
@@ -58,7 +58,7 @@ def fast_and_slow():
             [side, f"`{found['flags'][side]}`", len(runs), f"{found['means'][side]:.4f}", f"{min(accuracy)}–{max(accuracy)}"]
         )
     header = ["path", "flags of train.py", "seeds", "mean test Acc@1", "least–greatest"]
-    return markdown(header, rows, "llrrr") + f"\n\n{machine(found['machine'])}."
+    return markdown(header, rows, "llrrr") + f"\n\n{measured('benchmarks/fast_and_slow.py', found)}"
 
 
 def cold_start():
@@ -69,7 +69,7 @@ def cold_start():
     rows.append([f"ratio, pair by pair ({found['pairs']} pairs)", spread(found["ratio"], 3)])
     return (
         markdown(["one image, from process start to answer", "seconds, median (least–greatest)"], rows)
-        + f"\n\n{machine(found['machine'])}."
+        + f"\n\n{measured('benchmarks/cold_start.py', found)}"
     )
 
 
@@ -81,7 +81,8 @@ def fine_tuning():
         scores = [case[name][when] for case in cases.values() for when in ("first", "last")]
         rows.append([name, *(f"{100 * sum(s) / len(s):.1f} ({100 * min(s):.0f}–{100 * max(s):.0f})" for s in scores)])
     header = ["start, learning rate", *(f"{case}, {when}" for case in cases for when in ("first epoch", "last"))]
-    return markdown(header, rows) + f"\n\n{found['seeds']} seeds, mean (least–greatest). {machine(found['machine'])}."
+    about = f"{found['seeds']} seeds, mean (least–greatest)"
+    return markdown(header, rows) + f"\n\n{about}. {measured('benchmarks/fine_tuning.py', found)}"
 
 
 def formats(path="benchmarks/FashionMNIST_resnet18.json"):
@@ -110,8 +111,9 @@ def formats(path="benchmarks/FashionMNIST_resnet18.json"):
         "cold start, s",
         "arithmetic",
     ]
+    command = f"benchmark.py -w {found['weights']} --all"
     about = f"{found['model']} at {found['image_size']} px on {found['images']:,} images of {found['measured on']}"
-    return markdown(header, rows, "lrrrrrl") + f"\n\n{about}. {machine(found['machine'])}."
+    return markdown(header, rows, "lrrrrrl") + f"\n\n{about}. {measured(command, found)}"
 
 
 def complexity():
@@ -164,7 +166,7 @@ def any_network():
     names = ", ".join(steps)
     header = ["`-m`", "family", "px", "steps that work", "int8 and fp32 answer", "MACs", "receptive field", "one epoch, Acc@1"]
     families = len({network["family"] for network in found["networks"].values()})
-    about = f"{len(rows)} networks of {families} families. Steps: {names}. {machine(found['machine'])}."
+    about = f"{len(rows)} networks of {families} families. Steps: {names}. {measured('benchmarks/any_network.py', found)}"
     return "\n\n".join([markdown(header, rows, "llrlllll"), *(["\n".join(notes)] if notes else []), about])
 
 

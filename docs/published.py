@@ -2,7 +2,7 @@
 
 import json
 
-from docs.cells import RESULTS, WEIGHTS, markdown, origins, results, spread
+from docs.cells import RESULTS, WEIGHTS, markdown, measured, origins, results, spread
 
 
 def _published():
@@ -79,7 +79,7 @@ def in_short():
 
 
 def _measured_at():
-    return f"By `make results`. {origins(results('reference/published/commands.json'))}"
+    return measured("make results", results("reference/published/commands.json"))
 
 
 def published_files():
@@ -99,10 +99,11 @@ EARLIER = {"custom": 0.9209, "mobilenet_v3_small": 0.8747, "resnet18": 0.8533}  
 
 def earlier():
     """Test accuracy of the published networks, and of those at 224 px, beside that of an earlier toolkit of this shape."""
-    rows = []
+    rows, used = [], {}
     for path in sorted(WEIGHTS.glob("FashionMNIST/*/history.json")):
         name, history = path.parent.name, _history(path.parent)
         found, before = _accuracy(name), EARLIER[history["flags"]["model"].replace("18_small", "18")]
+        used[name] = {"date": found["date"], "machine": found["device"]}
         rows.append(
             [
                 f"[{name}](../recipes/{name}.txt)",
@@ -113,7 +114,7 @@ def earlier():
             ]
         )
     header = ["network and recipe", "image", "earlier toolkit, 224 px, %", "here, % (95 % interval)", "points"]
-    return markdown(header, rows)
+    return markdown(header, rows) + f"\n\n{measured('eval.py -w weights/FashionMNIST/NAME/best_model.pth', used)}"
 
 
 def training():
@@ -131,10 +132,11 @@ def training():
             ours, theirs = (f"{case[side]['images/s']['median']:,.0f}" for side in ("ours", "reference"))
             ratio = spread(case["ratio"], 2)
         held_out = f"{100 * best['val']['Acc@1']:.2f}" if flags["val_fraction"] and best else "–"
-        cells = [f"{len(history['epochs'])}", f"{_minutes(history):.0f}", held_out, ours, theirs, ratio]
+        cells = [history["date"], f"{len(history['epochs'])}", f"{_minutes(history):.0f}", held_out, ours, theirs, ratio]
         rows.append([f"[{path.parent.name}](../recipes/{path.parent.name}.txt)", f"{flags['image_size']} px", *cells])
-    header = ["recipe", "image", "epochs", "minutes", "held-out Acc@1, %", "images/s, 2 threads", "plain reference"]
-    return markdown([*header, "ratio"], rows) + f"\n\nRates: `benchmarks/train_throughput.py`. {origins(used)}"
+    header = ["recipe", "image", "trained on", "epochs", "minutes", "held-out Acc@1, %"]
+    header += ["images/s, 2 threads", "plain reference", "ratio"]
+    return markdown(header, rows) + f"\n\nRates: `benchmarks/train_throughput.py`. {origins(used)}"
 
 
 PUBLISHED = {

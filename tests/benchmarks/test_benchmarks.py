@@ -90,12 +90,12 @@ def test_a_generated_folder_is_checked_and_its_time_kept(tmp_path, monkeypatch, 
 
 
 def test_a_case_measured_anew_leaves_the_others_with_the_machine_that_measured_them(tmp_path, monkeypatch):
-    path, machines = tmp_path / "cases.json", iter(["old", "new"])
-    monkeypatch.setattr(pairs, "describe_machine", lambda: next(machines))
+    path, places = tmp_path / "cases.json", iter([{"date": "then", "machine": "old"}, {"date": "now", "machine": "new"}])
+    monkeypatch.setattr(pairs, "origin", lambda: next(places))
     pairs.save_cases(path, {"a": {"ratio": 1}, "b": {"ratio": 2}})
     pairs.save_cases(path, {"b": {"ratio": 3}})
     cases = json.loads(path.read_text())
-    assert {name: (case["machine"], case["ratio"]) for name, case in cases.items()} == {"a": ("old", 1), "b": ("new", 3)}
+    assert {name: tuple(case.values()) for name, case in cases.items()} == {"a": ("then", "old", 1), "b": ("now", "new", 3)}
 
 
 def test_the_figures_of_a_network_are_kept_though_the_next_one_fails(tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """The tables of README.md and docs/ are those of the scripts and of results/."""
 
 import argparse
+import datetime
+import json
 
 import pytest
 from markdown_blocks import ROOT, pages
 
 from docs import make_tables
-from docs.cells import origins
+from docs.cells import RESULTS, WEIGHTS, origins
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
@@ -59,3 +61,12 @@ def test_figures_of_several_machines_name_each():
     cases["b"] = {"date": "2026-12-01", "machine": machine | {"cpu_features": ["avx2"]}}
     old, new = "2 cores, 1 thread, PyTorch 2.15.0", "2026-12-01 on CPU with avx2, 2 cores, 1 thread, PyTorch 2.15.0"
     assert origins(cases) == f"Measured: a, c on 2026-11-30 on CPU with avx512f, {old}; b on {new}."
+
+
+def test_committed_measurements_and_trainings_name_their_date():
+    kept = [path for place in ("*.json", "benchmarks/*.json", "reference/**/*.json") for path in RESULTS.glob(place)]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
+    measured = [facts for facts in found if "machine" in facts or isinstance(facts.get("device"), dict)]
+    trained = [json.loads(path.read_text(encoding="utf-8")) for path in WEIGHTS.glob("FashionMNIST/*/history.json")]
+    assert len(measured) > 20 and len(trained) > 5
+    assert all(datetime.date.fromisoformat(facts["date"]).year >= 2026 for facts in (*measured, *trained))

@@ -1,5 +1,6 @@
 """Devices: what each kind can do, which one computes, and how the cores of the machine are shared."""
 
+import datetime
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -135,3 +136,8 @@ def describe_machine():
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     return machine
+
+
+def origin():
+    """Today's date and this machine, as a dict to stand beside what is measured: {"date": "2026-12-31", "machine": {...}}."""
+    return {"date": f"{datetime.date.today()}", "machine": describe_machine()}

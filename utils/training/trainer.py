@@ -12,6 +12,7 @@ from utils.core.text import plural
 from utils.evaluation.evaluate import evaluate, gather
 from utils.evaluation.metrics import headline
 from utils.runtime import distributed
+from utils.runtime.device import origin
 from utils.runtime.distributed import say
 from utils.training.batches import BatchPlan
 from utils.training.board import Board
@@ -200,7 +201,7 @@ class Trainer:
         state, total = self.state, time.perf_counter() - self.started
         seconds = {name: round(value, 3) for name, value in vars(self.clock).items()} | {"total": round(total, 3)}
         facts = {"flags": self.options.flags, "epochs": state.history, "best": state.best, "final": final, "seconds": seconds}
-        facts["test_read"] = self.data.dataset.test is not None
+        facts |= {"test_read": self.data.dataset.test is not None} | origin()
         self.files.write_history(facts)
         self.files.draw_curves(state.history, f"{self.options.model} on {self.data.dataset.name}")
         if final:
