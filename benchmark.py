@@ -64,14 +64,17 @@ def cold_start(variant, image, args):
 
 
 def measure(usable, split, samples, loading, args):
-    """A list of dicts, one a file, in the order of `usable`; `samples` are Pillow images."""
+    """A list of dicts, one a file, in the order of `usable`, and {name: why} of those whose process fails.
+
+    `samples` are Pillow images. Raises UserError where every process fails.
+    """
     from utils.export.measure import answers_of, as_json, scores_of, speeds_of
 
     files = {variant.name: open_file(variant, loading, args) for variant in usable}
     card = next(iter(files.values())).card
     progress(f"timing batches of {', '.join(map(str, BATCHES))}")
     images = np.concatenate([preprocess(image, card) for image in samples])
-    times, rows = speeds_of(files, images, BATCHES, most=60, seconds=2.0), []
+    times, rows, failed = speeds_of(files, images, BATCHES, most=60, seconds=2.0), [], {}
     with tempfile.TemporaryDirectory() as folder:
         image = pathlib.Path(folder, "image.png")
         with replacing(image) as temporary:
@@ -84,8 +87,13 @@ def measure(usable, split, samples, loading, args):
             row |= scores_of(answers_of(file, split, args.batch_size, args.num_workers)) if split else {}
             row |= {"latency": as_json(times[variant.name])}
             row |= {"best batch": fastest.batch, "images/s": fastest.images_per_second}
-            rows.append(row | {"cold start s": cold_start(variant, image, args)})
-    return rows
+            try:
+                rows.append(row | {"cold start s": cold_start(variant, image, args)})
+            except UserError as error:
+                failed[variant.name] = str(error)
+    if not rows:
+        raise UserError(next(iter(failed.values())))
+    return rows, failed
 
 
 def open_file(variant, loading, args):
@@ -157,7 +165,7 @@ def main():
         missing = {name: f"{why}; --all makes it" for name, why in missing.items()}
     samples = spread(split, 32) if split else example_images(card, 32)[0]
     analysis = analyse(network, card.image_size)
-    rows = measure(usable, split, samples, loading, args)
+    rows, failed = measure(usable, split, samples, loading, args)
     result = {
         "model": card.architecture,
         "weights": str(args.weights),
@@ -168,7 +176,7 @@ def main():
         "measured on": f"{dataset.name} {split.name}" if split else None,
         "images": len(split) if split else 0,
         "files": rows,
-        "missing": missing,
+        "missing": missing | failed,
         "threads": torch.get_num_threads(),
     } | origin()
     data = (args.dataset or card.training["dataset"], dataset.name) if dataset else (None, None)

@@ -104,6 +104,27 @@ def test_the_report_shows_what_was_measured(result_of, main_of, tmp_path):
     assert f"{row['latency'][0]['median_ms']:.3g}" in cells
 
 
+def test_a_file_whose_process_fails_is_named_and_the_rest_is_measured(result_of, main_of, tmp_path, monkeypatch):
+    weights = checkpoint(tmp_path / "best_model.pth")
+    QUANTIZERS["fp16"].apply(*trained(), tmp_path / "converted_models" / QUANTIZERS["fp16"].file_name("custom"))
+
+    def fails_for(*precisions):
+        def start(variant, picture, args):
+            if variant.precision in precisions:
+                raise UserError(f"predict_ckpoint.py failed on {variant.precision}")
+            return 0.5
+
+        monkeypatch.setattr(benchmark, "cold_start", start)
+
+    fails_for("fp16")
+    out, result, _ = result_of("--weights", weights)
+    assert [row["name"] for row in result["files"]] == ["PyTorch fp32"]
+    assert "not in the table: PyTorch fp16: predict_ckpoint.py failed on fp16" in out
+    fails_for("fp32", "fp16")
+    with pytest.raises(UserError, match="failed on fp32"):
+        main_of("benchmark", "--weights", weights)
+
+
 def test_what_cannot_be_made_is_named_and_the_rest_is_measured(result_of, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise UserError("no such luck")

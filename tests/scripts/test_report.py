@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib
+import itertools
 import json
 import re
 import shutil
@@ -389,6 +390,27 @@ def test_the_matrix_and_the_table_are_sorted(digits_page, browser):
     browser.click(".sortable th:nth-child(6) button")
     values = browser.run("[...document.querySelectorAll('.sortable tbody tr')].map(r => Number(r.cells[5].textContent))")
     assert values == sorted(values, reverse=True) and values[0] > values[-1] and is_quiet(browser)
+
+
+def luminance(colour):
+    """That of WCAG 2, of a colour as a browser gives it: `rgb(0, 73, 122)` or `color(srgb 0 0.29 0.48)`."""
+    numbers = [float(number) for number in re.findall(r"[\d.]+", colour)[:3]]
+    shares = [number / (1 if colour.startswith("color") else 255) for number in numbers]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_count_in_a_cell_stands_out_from_every_shade(dark, digits_page, browser):
+    browser.open(digits_page, dark=dark)
+    cell, faint = "document.querySelector('.matrix td')", []
+    for side, level in itertools.product(("right", "wrong"), range(11)):
+        browser.run(f"{cell}.className = '{side} l{level}'")
+        colours = browser.run(f"[getComputedStyle({cell}).backgroundColor, getComputedStyle({cell}.firstElementChild).color]")
+        darker, lighter = sorted(map(luminance, colours))
+        if (lighter + 0.05) / (darker + 0.05) < 4.5:
+            faint.append((side, level, colours))
+    assert faint == []
 
 
 @pytest.mark.parametrize("dark", [False, True])
