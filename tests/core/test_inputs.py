@@ -42,6 +42,15 @@ def test_what_makes_such_a_file_is_said(here):
     assert absent("weigths") == "does not exist (did you mean weights?)" and absent("boot.png") == "does not exist"
 
 
+def test_no_description_is_suggested_for_a_model_file(here):
+    """The published networks that are too large for a clone leave a `best_model.json` where their weights would be."""
+    (here / "weights/digits/resnet18/best_model.json").touch()
+    assert absent("weights/digits/resnet18/best_model.pth") == "does not exist; train.py makes such files"
+    assert absent("weights/digits/resnet18/best_mode.json") == (
+        "does not exist (did you mean weights/digits/resnet18/best_model.json?)"
+    )
+
+
 def test_the_kind_of_a_path_is_checked(here):
     file = "weights/digits/resnet18/last.pth"
     assert no_file(file) is None and no_folder("weights") is None and no_file_or("auto")("auto") is None

@@ -19,6 +19,7 @@ from utils.training.ema import ModelEMA
 from utils.training.loop import CHECK_EVERY, Clock, Step, check_losses, set_train_mode, train_epoch
 from utils.training.optim import build_optimizer
 from utils.training.options import TrainOptions
+from utils.training.registry import OPTIMIZERS
 from utils.training.state import TrainState
 
 CPU = torch.device("cpu")
@@ -89,20 +90,21 @@ class AfterTheFourth:
         return step == 4
 
 
-def test_an_interrupted_epoch_goes_on_bit_for_bit():
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_interrupted_epoch_goes_on_bit_for_bit(name):
     whole = network()
-    state, images = epoch(whole, 32, state=state_of(whole, "adamw", ema=True))
+    state, images = epoch(whole, 32, state=state_of(whole, name, ema=True))
     assert (state.epoch, state.group, state.step) == (1, 0, 10) and images == [32] * 9 + [12]
 
     part = network()
-    first, images = epoch(part, 32, state=state_of(part, "adamw", ema=True), stop=AfterTheFourth())
+    first, images = epoch(part, 32, state=state_of(part, name, ema=True), stop=AfterTheFourth())
     assert (first.epoch, first.group, first.step) == (0, 4, 4) and images == [32] * 4
     saved = copy.deepcopy(first.state_dict())
     fresh = build_model("custom", 10, 16, "GN")
     for module in fresh.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    second = state_of(fresh, "adamw", ema=True)
+    second = state_of(fresh, name, ema=True)
     second.load_state_dict(saved, CPU)
     second, images = epoch(fresh, 32, state=second)
     assert images == [32] * 5 + [12]

@@ -6,7 +6,7 @@ import torch
 from models.build import build_model, freeze_trunk
 from models.depth import depths
 from utils.core.errors import UserError
-from utils.training.optim import build_optimizer, shares_by_depth
+from utils.training.optim import build_optimizer, is_matrix, orthogonal, shares_by_depth
 from utils.training.registry import OPTIMIZERS
 
 
@@ -47,6 +47,65 @@ def test_momentum_carries_a_step_on(name):
             optimizer.step()
         moved.append(before - model.weight.item())
     assert 0 < 1.5 * moved[0] < moved[1]
+
+
+def given_gradients(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 27), (256, 576), (100, 12)])
+def test_an_orthogonal_matrix_keeps_the_singular_vectors(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = left.T @ orthogonal(matrix) @ right.T
+    assert values.diagonal().min() > 0.3 and values.diagonal().max() < 1.25
+    assert (values - values.diagonal().diag()).abs().max() < 1e-4
+
+
+def test_muon_moves_weights_as_timm_does_and_the_rest_as_adamw_does():
+    """timm computes in bf16, so its steps are compared by their direction and length."""
+    from timm.optim import Muon
+
+    models = [build_model("custom", 10, 32) for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    start = [parameter.detach().clone() for parameter in models[0].parameters()]
+    others = {"nesterov": True, "momentum": 0.9, "ns_coefficients": "original", "weight_decay": 0}
+    optimizers = [
+        build_optimizer("muon", models[0], 0.01, 0),
+        Muon(models[1].parameters(), lr=0.01, **others),
+        build_optimizer("adamw", models[2], 0.01, 0),
+    ]
+    for seed in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            given_gradients(model, seed)
+            optimizer.step()
+    for ours, timms, adamws, before in zip(*(model.parameters() for model in models), start, strict=True):
+        moved, reference = ((after.detach() - before).flatten() for after in (ours, timms))
+        if is_matrix(before):
+            assert torch.cosine_similarity(moved, reference, dim=0) > 0.999
+            assert moved.norm() == pytest.approx(reference.norm().item(), rel=0.01)
+        else:
+            torch.testing.assert_close(ours, adamws, atol=1e-6, rtol=1e-4)
+
+
+def test_muon_leaves_depthwise_filters_to_adamw():
+    model = build_model("mobilenet_v3_small", 10, 32)
+    matrices = {key for key, parameter in model.named_parameters() if is_matrix(parameter)}
+    depthwise = {key for key, parameter in model.named_parameters() if parameter.ndim == 4 and parameter.shape[1] == 1}
+    assert depthwise and not matrices & depthwise
+    assert matrices >= {key for key, parameter in model.named_parameters() if parameter.ndim == 2}
+
+
+def test_muon_decays_weights_apart_from_the_gradient():
+    model = torch.nn.Linear(8, 8, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = build_optimizer("muon", model, lr=0.1, weight_decay=0.5)
+    model.weight.grad = torch.zeros_like(model.weight)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), 0.95 * before)
 
 
 def test_only_what_is_trainable():

@@ -11,6 +11,7 @@ from runs import CPU, history, same, signal_at, weights
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from utils.core.errors import UserError
 from utils.training.batches import BatchPlan
+from utils.training.registry import OPTIMIZERS
 from utils.training.state import TrainState
 
 
@@ -101,6 +102,13 @@ def test_an_interrupt_in_the_last_evaluation_loses_nothing_and_a_finished_run_is
     again = trainer_of(resume="auto")
     assert "after all of its 2 epochs" in capsys.readouterr().out
     assert again.fit() == 0 and history(again)["final"] == first["final"] and history(again)["epochs"] == first["epochs"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_optimizer_goes_on_from_what_it_saved(trainer_of, name):
+    trainer_of(max_epoch=1, optimizer=name).fit()
+    again = trainer_of(max_epoch=1, optimizer=name, resume="auto")
+    assert again.state.epoch == 1 and len(again.state.optimizer.state) == len(again.state.parameters)
 
 
 def test_outside_of_a_run_signals_do_what_they_did_before(trainer_of):

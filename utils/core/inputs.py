@@ -39,8 +39,10 @@ def nothing_there(path):
 
 def absent(path):
     """Words that follow a path at which there is nothing: what could be meant, and what makes such a file."""
-    maker = MADE_BY.get(os.path.splitext(path)[1].lower())
-    return f"does not exist{perhaps(nearest(path))}" + (f"; {maker}" if maker else "")
+    maker, near = MADE_BY.get(os.path.splitext(path)[1].lower()), nearest(path)
+    if maker and near and not near.is_dir() and near.suffix.lower() not in MADE_BY:
+        near = None  # such as the description beside a model file that is not in a clone
+    return f"does not exist{perhaps(near)}" + (f"; {maker}" if maker else "")
 
 
 def perhaps(near):

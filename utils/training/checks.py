@@ -5,6 +5,7 @@ a traceback an hour later.
 """
 
 import dataclasses
+import functools
 
 import torch
 from torch import nn
@@ -41,9 +42,9 @@ def check_fit(saved, state, options, plan, steps, path):
     if saved["group"] >= steps and saved["batches"] == plan.kept:
         raise _unusable(path, f"group must be below the {steps} steps of an epoch")
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    like = _state_of_one(options)
+    like = functools.cache(functools.partial(_state_of, options))
     for index, moments in saved["optimizer"]["state"].items():
-        if index >= len(parameters) or not _are_moments(moments, parameters[index], like):
+        if index >= len(parameters) or not _are_moments(moments, like(parameters[index].shape)):
             raise _unusable(path, f"the optimizer's state {index} must be that of a parameter of the model")
 
 
@@ -51,27 +52,24 @@ def _unusable(path, fault):
     return UserError(f"{path} is no training state to go on with: {fault}", option="resume")
 
 
-def _state_of_one(options):
-    """What the optimizer of a run keeps for a weight of one element."""
-    probe = nn.Linear(1, 1, bias=False)
+def _state_of(options, shape):
+    """What the optimizer of a run keeps for a weight of `shape`."""
+    probe = nn.ParameterList([torch.zeros(shape)])
     optimizer = build_optimizer(options.optimizer, probe, 1e-3, options.weight_decay, options.momentum)
-    probe.weight.grad = torch.zeros_like(probe.weight)
+    probe[0].grad = torch.zeros(shape)
     optimizer.step()
-    return dict(optimizer.state[probe.weight])
+    return dict(optimizer.state[probe[0]])
 
 
-def _are_moments(moments, parameter, like):
-    """Whether the state of a parameter has the entries of `like`, with the shape of the parameter where they have one."""
-    if moments.keys() != like.keys():
-        return False
-    return all(_is_moment(moments[name], parameter, example) for name, example in like.items())
+def _are_moments(moments, like):
+    """Whether what is kept for a weight has the entries of `like`, and their shapes."""
+    return moments.keys() == like.keys() and all(_is_moment(moments[name], example) for name, example in like.items())
 
 
-def _is_moment(value, parameter, example):
+def _is_moment(value, example):
     if not isinstance(value, torch.Tensor) or not isinstance(example, torch.Tensor):
         return not isinstance(value, torch.Tensor) and not isinstance(example, torch.Tensor)
-    shape = parameter.shape if example.ndim else ()
-    return value.dtype == example.dtype and value.shape == shape and _is_written_once(value)
+    return value.dtype == example.dtype and value.shape == example.shape and _is_written_once(value)
 
 
 def _is_written_once(value):
