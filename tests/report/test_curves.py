@@ -75,7 +75,7 @@ def test_a_history_is_read(tmp_path):
 
 
 def test_a_run_that_was_resumed_took_all_of_its_epochs():
-    """The total in history.json is that of the last session alone."""
+    """Older versions wrote the total of the last session alone into history.json."""
     found = history([2.0, 1.0, 3.0]) | {"seconds": {"total": 8.0}}
     assert curves_of(found).seconds == 8.0
     for record in found["epochs"]:

@@ -34,6 +34,25 @@ def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(signum, t
     assert [e["train"] for e in one["epochs"]] == [e["train"] for e in two["epochs"]]
 
 
+def test_the_seconds_of_a_resumed_run_are_those_of_all_its_sessions(trainer_of):
+    part = trainer_of(max_epoch=2)
+    signal_at(part, signal.SIGTERM, step=9)  # of 11 in an epoch
+    part.fit()
+    saved = read_checkpoint(part.files.last)
+    assert 0 < saved["seconds"]["epoch"] < saved["seconds"]["total"]
+    for name in ("waiting", "computing", "epoch", "total"):
+        saved["seconds"][name] += 5000
+    save_checkpoint(part.files.last, saved)
+    again = trainer_of(max_epoch=2, resume="auto")
+    again.fit()
+    found = history(again)
+    seconds, (first, second) = found["seconds"], found["epochs"]
+    assert 10_000 < sum(seconds[name] for name in ("waiting", "computing")) < 10_000 + seconds["total"] - 5000
+    assert 5000 < first["seconds"] < seconds["total"] < 5100 and second["seconds"] < 100
+    images = first["images/s"] * first["seconds"]
+    assert images == pytest.approx(len(again.data.dataset.train), rel=0.01)  # an evaluation takes far less than 50 seconds
+
+
 def test_a_streamed_run_goes_on_behind_the_last_image_and_decodes_none_twice(trainer_of, photos, tmp_path, monkeypatch):
     pytest.importorskip("webdataset", reason="the package webdataset is not installed")
     from utils.data import streams

@@ -99,7 +99,7 @@ def curves_of(history, plain_from=None, chosen=None):
         charts.append(_chart(title, lines, epochs, chosen, plain))
     rates = {"learning rate": [(record["epoch"], record["lr"]) for record in records]}
     charts.append(_chart("learning rate at the end of the epoch", rates, epochs, chosen, plain))
-    # The total is that of the last session of a run that was resumed.
+    # Older versions wrote as the total that of the last session of a run that was resumed.
     seconds = max((history.get("seconds") or {}).get("total", 0), sum(record.get("seconds", 0) for record in records))
     return Curves([chart for chart in charts if chart], len(records), chosen, chosen == best.get("epoch"), plain, seconds)
 

@@ -103,7 +103,9 @@ def build_trainer(options, device, stop=None):
     step = Step(synchronised(network, config, options), config, schedule, loss_options, teacher, options.clip_grad, head)
     board = Board(files.folder / "logs", options.flags) if options.tensorboard and plan.rank == 0 else None
     stop = stop or Interruptions(device, options.save_every)
-    return Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
+    trainer = Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
+    trainer.add_earlier_sessions()
+    return trainer
 
 
 def check_options(options, device):

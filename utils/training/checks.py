@@ -13,6 +13,7 @@ from torch import nn
 from models.checkpoint import are_weights, load_strictly
 from utils.core.card import ModelCard, is_plain
 from utils.core.errors import UserError
+from utils.training.loop import Clock
 from utils.training.optim import build_optimizer
 from utils.training.options import TrainOptions
 
@@ -135,6 +136,11 @@ def _is_record(value):
     )
 
 
+def _are_seconds(value):
+    names = {field.name for field in dataclasses.fields(Clock)} | {"total", "epoch"}
+    return value == {} or (isinstance(value, dict) and value.keys() == names and _are_numbers(value.values()))
+
+
 def _is_tensor(value, dtype, shape=None):
     """A dense tensor with one axis, of `shape` where that is given."""
     return are_weights({"": value}) and value.dtype == dtype and value.ndim == 1 and shape in (None, tuple(value.shape))
@@ -236,7 +242,7 @@ def _are_batches(value):
     return isinstance(value, list) and len(value) == 3 and all(_is_count(item) and item for item in value)
 
 
-NEWEST = {"stream"}  # parts that need not be there
+NEWEST = {"stream", "seconds"}  # parts that need not be there
 LATER = {"data", "machine"}  # parts that older versions did not write, neither of them
 PARTS = {  # of a training state: (what it must pass, the same in words)
     "model": (are_weights, "weights by name"),
@@ -248,6 +254,7 @@ PARTS = {  # of a training state: (what it must pass, the same in words)
     "step": (_is_count, "a count"),
     "best": (_is_best, "an epoch with its scores"),
     "history": (lambda value: isinstance(value, list) and all(map(_is_record, value)), "a list of epochs with their scores"),
+    "seconds": (_are_seconds, "seconds by what they went into"),
     "totals": (lambda value: value is None or _are_totals(value), "nothing, or four sums of each process"),
     "stream": (lambda value: value is None or _are_positions(value), "nothing, or how far each process came in its shards"),
     "rng": (_are_random_states, "the states of four random generators of each process"),

@@ -53,6 +53,7 @@ class TrainState:
     step: int = 0  # optimizer steps done in all
     best: dict = field(default_factory=dict)  # scores and epoch of the best evaluation
     history: list = field(default_factory=list)  # one dict an epoch
+    seconds: dict = field(default_factory=dict)  # up to the last save, in all sessions of the run: see `Trainer.seconds`
     totals: Totals | None = None  # of the running epoch
     stream: Position | None = None  # of this process, where the running epoch is one of streamed shards
     recent_losses: list = field(default_factory=list)  # of the last steps that were looked at; for display, as what follows
@@ -78,6 +79,7 @@ class TrainState:
             "step": self.step,
             "best": self.best,
             "history": self.history,
+            "seconds": self.seconds,
             "totals": torch.stack(from_all(self.totals.sums.cpu())) if self.totals and self.group else None,
             "stream": from_all(asdict(self.stream)) if self.stream and self.group else None,
             "rng": from_all(random_state(self.parameters[0].device)),
@@ -95,7 +97,7 @@ class TrainState:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.group, self.step = state["epoch"], state["group"], state["step"]
-        self.best, self.history = state["best"], state["history"]
+        self.best, self.history, self.seconds = state["best"], state["history"], state.get("seconds") or {}
         streams = state.get("stream") or []  # older versions kept none
         self.stream = Position(**streams[rank()]) if len(streams) == world_size() else None
         generators = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]  # older versions kept that of rank 0

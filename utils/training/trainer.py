@@ -42,6 +42,20 @@ class Trainer:
     board: Board | None = None
     clock: Clock = field(default_factory=Clock)
     started: float = field(default_factory=time.perf_counter)
+    epoch_started: float = field(default_factory=time.perf_counter)
+
+    def add_earlier_sessions(self):
+        """Count on from the seconds of the sessions before this one, where the run was resumed."""
+        earlier = dict(self.state.seconds)
+        if earlier:
+            self.started -= earlier.pop("total")
+            del earlier["epoch"]
+            self.clock = Clock(**earlier)
+
+    def seconds(self):
+        """The seconds of all sessions of the run up to now, by what they went into, with the `total` and those of the `epoch`."""
+        now = time.perf_counter()
+        return vars(self.clock) | {"total": now - self.started, "epoch": now - self.epoch_started}
 
     def fit(self):
         """Train and evaluate epoch by epoch, keep the best model, and test it once at the end.
@@ -80,8 +94,8 @@ class Trainer:
 
     def train_epoch(self, progress):
         """Train what is left of the running epoch. Returns its record, or None where a signal stopped it; that is saved."""
-        started, groups = time.perf_counter(), self.groups()
-        left, fits = sum(group.count for group in groups[self.state.group :]), True
+        groups, fits = self.groups(), True
+        self.epoch_started = time.perf_counter() - (self.state.seconds.get("epoch", 0.0) if self.state.group else 0.0)
         try:
             with progress.epoch(self.state.epoch + 1, len(groups), self.state.group) as show:
                 for _ in self.steps(groups):
@@ -100,10 +114,10 @@ class Trainer:
             return None
         record = {"epoch": self.state.epoch, "lr": self.state.optimizer.param_groups[0]["lr"]}
         record["train"] = self.state.totals.averages(self.card.num_classes)
-        record["images/s"] = left / (time.perf_counter() - started)
+        record["images/s"] = sum(group.count for group in groups) / self.seconds()["epoch"]
         if self.data.dataset.val and self.is_evaluated(self.state.epoch):
             record["val"] = self.score(self.data.dataset.val)
-        record["seconds"] = time.perf_counter() - started
+        record["seconds"] = self.seconds()["epoch"]
         return record
 
     def groups(self):
@@ -170,6 +184,7 @@ class Trainer:
 
     def save(self):
         """Write the training state."""
+        self.state.seconds = self.seconds()
         self.files.save_last(self.state, self.card, self.fingerprint, self.plan)
         self.stop.saved()
 
@@ -198,8 +213,8 @@ class Trainer:
 
     def report(self, final):
         """Write the history and the curves; print the final scores, where the time went, and what was written."""
-        state, total = self.state, time.perf_counter() - self.started
-        seconds = {name: round(value, 3) for name, value in vars(self.clock).items()} | {"total": round(total, 3)}
+        state, spent = self.state, self.seconds()
+        seconds = {name: round(value, 3) for name, value in spent.items() if name != "epoch"}
         facts = {"flags": self.options.flags, "epochs": state.history, "best": state.best, "final": final, "seconds": seconds}
         facts |= {"test_read": self.data.dataset.test is not None} | origin()
         self.files.write_history(facts)
@@ -209,7 +224,7 @@ class Trainer:
             say(f"\n{final['split']} ({plural(final['samples'], 'image')}), epoch {state.best['epoch']}: {scores(numbers)}")
             if final["selected_on_this_split"]:
                 say(f"{final['split']} also selected this epoch, so these scores are better than those on new images would be")
-        say(where_time_went(self.clock, total))
+        say(where_time_went(self.clock, spent["total"]))
         written = [*self.files, *([self.board.folder] if self.board else [])]
         say("\n".join(["written:", *(f"  {path}" for path in written)]))
 
