@@ -53,7 +53,7 @@ class Trainer:
             self.clock = Clock(**earlier)
 
     def seconds(self):
-        """The seconds of all sessions of the run up to now, by what they went into, with the `total` and those of the `epoch`."""
+        """The seconds of all sessions of the run so far, by what they went into, with the `total` and those of the `epoch`."""
         now = time.perf_counter()
         return vars(self.clock) | {"total": now - self.started, "epoch": now - self.epoch_started}
 
