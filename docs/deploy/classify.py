@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 def opened(path):
     """The image upright and in RGB; what is transparent is shown on black."""
-    image = ImageOps.exif_transpose(Image.open(path))
+    with open(path, "rb") as file:
+        image = ImageOps.exif_transpose(Image.open(file))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
     return image.convert("RGB")

@@ -106,6 +106,23 @@ def test_exif_orientation_is_applied(orientation, tmp_path):
     assert np.array_equal(np.asarray(load_image(tmp_path / "turned.png")), UPRIGHT[orientation](CORNERS))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_tiff_is_turned_whether_it_is_compressed_or_not(orientation, compression, mode, tmp_path):
+    """20 pixels by 40, as an image of square shape would hide a mixture of width and height."""
+    grey = np.arange(20 * 40).reshape(40, 20) // 4
+    pixels = np.dstack([grey] * 3).astype(np.uint8)
+    stored = pixels if mode == "RGB" else (grey * 257).astype(np.uint16)
+    Image.fromarray(stored).save(tmp_path / "turned.tif", tiffinfo={274: orientation}, compression=compression)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "turned.tif")), UPRIGHT[orientation](pixels))
+
+
+def test_the_transparent_value_of_16_bit_grey_is_shown_on_black(tmp_path):
+    Image.fromarray(np.array([[65535, 257 * 100]], dtype=np.uint16)).save(tmp_path / "hole.png", transparency=65535)
+    assert np.asarray(load_image(tmp_path / "hole.png"))[0, :, 0].tolist() == [0, 100]
+
+
 def one(mode, value, **info):
     image = Image.new(mode, (3, 2), value)
     image.info.update(info)
@@ -231,9 +248,11 @@ def test_size_limit_is_kept_before_decoding(tmp_path):
         load_image(tmp_path / "large.png", max_pixels=59_999)
 
 
-def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
-    Image.fromarray(CORNERS).save(tmp_path / "odd.jpg", exif=b"Exif\x00\x00rubbish that is no TIFF header", quality=95)
-    assert load_image(tmp_path / "odd.jpg").size == (2, 2)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_damaged_exif_block_does_not_cost_the_picture(suffix, tmp_path):
+    path = tmp_path / f"odd.{suffix}"
+    Image.fromarray(CORNERS).save(path, exif=b"Exif\x00\x00rubbish that is no TIFF header", quality=95)
+    assert load_image(path).size == (2, 2)
 
 
 LONG_SHAPES = [(3, 900, 256), (40, 1600, 256), (1, 4000, 64), (30, 2000, 256), (5000, 300, 256), (900, 9000, 128)]

@@ -44,9 +44,10 @@ def to_rgb(image):
     tags = getattr(image, "tag_v2", {})
     bits, inverted = tags.get(BITS_PER_SAMPLE, (16,))[0], tags.get(PHOTOMETRIC) == 0
     halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow keeps the upper 8 bits of colours
-    image, odd = ImageOps.exif_transpose(image), None
+    image, odd = _upright(image), None
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        values[values == image.info.get("transparency", np.nan)] = 0
         low, high = (values.min(), values.max()) if values.size else (0, 0)
         white = 2.0 ** min(bits, 16) - 1 if image.mode != "F" else 1.0 if low >= 0 and high <= 1 else 255.0
         if inverted:  # Pillow does this itself for up to 8 bits
@@ -59,6 +60,15 @@ def to_rgb(image):
         odd = high and _odd_range(0, 256 * high + 255, 65535)
     rgb.info = {ODD: odd} if odd else {}
     return rgb
+
+
+def _upright(image):
+    """An image turned by its EXIF orientation, where it has a readable one."""
+    image.load()  # what is wrong with the pixels is said, what is wrong with the description of a sound image is not
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises SyntaxError, struct.error, … for an EXIF block that is none
+        return image
 
 
 def _odd_range(low, high, white):
@@ -120,7 +130,8 @@ def load_image(path, max_pixels=MAX_PIXELS):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path.content() if hasattr(path, "content") else path) as image:
+            # From a path Pillow maps uncompressed TIFF into memory, and then turns an image that is not upright into stripes.
+            with path.content() if hasattr(path, "content") else open(path, "rb") as content, Image.open(content) as image:
                 reason = refusal(image, max_pixels)
                 if reason:
                     raise UserError(f"{path} {reason}")
