@@ -1,5 +1,6 @@
 """Builds a model by name: `build_model(name, num_classes)`."""
 
+import contextlib
 import functools
 import importlib
 import urllib.error
@@ -149,6 +150,21 @@ def _check_library_model(name, image_size, norm_type):
         raise UserError(f"{name} does not take images of {image_size} px ({fault}){instead}", option="image_size")
     if norm_type != "BN" and norms != {nn.BatchNorm2d}:
         raise UserError(f"{name} has no plain BatchNorm layers that {norm_type} could replace", option="norm_type")
+
+
+@functools.cache
+def smallest_map(name, image_size):
+    """Pixels of the smallest map that a norm of a network gets, from shapes alone; None where no norm can be replaced.
+
+    Instance normalisation leaves nothing of a map of one pixel.
+    """
+    network, pixels = build_outline(architecture(name), 2, image_size).eval(), []
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.register_forward_pre_hook(lambda _, inputs: pixels.append(inputs[0].shape[2:].numel()))
+    with contextlib.suppress(NotImplementedError), torch.device("meta"), torch.no_grad():
+        network(torch.empty(2, 3, image_size, image_size))
+    return min(pixels, default=None)
 
 
 @functools.cache

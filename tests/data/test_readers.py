@@ -12,6 +12,7 @@ from conftest import make_photos
 from labelled_images import write_table
 from PIL import Image
 
+from models.checkpoint import read_checkpoint
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.data.data_card import data_card
@@ -118,6 +119,19 @@ def test_numbers_are_named_by_the_classes_file_beside_the_list(flat):
     assert open_dataset(str(flat / "numbers.txt")).classes == ["0", "1", "2"]
     (flat / "classes.txt").write_text("\n".join(names))
     assert same(open_dataset(str(flat)), open_dataset(str(flat / "numbers.txt")))
+
+
+def test_numbers_that_the_classes_file_names_as_such_stay_what_they_are(tmp_path):
+    """train.py writes the names sorted as text: "10" stands third there, and is not the class 2."""
+    names = sorted(str(number) for number in range(12))
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4), (int(name), 0, 0)).save(tmp_path / name / "0.png")
+    (tmp_path / "list.txt").write_text("\n".join(f"{name}/0.png {name}" for name in names))
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    opened = open_dataset(str(tmp_path / "list.txt"), val_fraction=0)
+    found = {opened.classes[label]: opened.train.image(i).getpixel((0, 0))[0] for i, label in enumerate(opened.train.labels)}
+    assert found == {name: int(name) for name in names}
 
 
 def plant_groups(folder, groups=200):
@@ -275,5 +289,8 @@ def test_training_and_evaluation_read_the_same_columns(main_of, flat, tmp_path):
     assert result["Acc@1"] == history["final"]["Acc@1"] and result["split"] == "val"
     other = write_table(flat / "other.csv", [(p, c) for p, c, _ in rows], ("image", "label"))
     main_of("eval", "-w", tmp_path / "weights" / "a" / "custom" / "best_model.pth", "-d", other)  # columns of its own
+    card = ModelCard.from_dict(read_checkpoint(tmp_path / "weights" / "a" / "custom" / "best_model.pth")["card"])
+    notices = open_split(card, str(other))[1].notices  # groups of animals cannot be held out as they were
+    assert "holds the images that the model was trained on: images that it has seen count too" in notices[-1]
     with pytest.raises(UserError, match="has no column 'x'"):
         main_of("eval", "-w", tmp_path / "weights" / "a" / "custom" / "best_model.pth", "-d", other, "--label_column", "x")

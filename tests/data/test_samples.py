@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import make_photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from utils.core.errors import UserError
 from utils.data import samples
 from utils.data.datasets import open_dataset
 from utils.data.samples import calibration_images, example_images, find_dataset, nearby_split, open_split, spread
-from utils.data.splits import Dataset, Split
+from utils.data.splits import Dataset, Split, images_digest
 
 DIGITS = open_dataset("digits")
 TRAINED = ModelCard("custom", DIGITS.classes, 16, training={"dataset": "digits"})
@@ -36,6 +37,33 @@ def test_a_split_is_as_large_as_it_was_in_training():
         assert len(open_split(card, split="val")[0]) == pytest.approx(fraction * 1438, rel=0.02)
         assert len(open_split(card, split="val", changes={"val_fraction": 0.2})[0]) == pytest.approx(288, rel=0.02)
         assert card.training["val_fraction"] == fraction  # the card is not touched
+
+
+def test_the_training_folder_is_known_again_wherever_it_lies(tmp_path):
+    make_photos(tmp_path / "photos", val=0)
+    (tmp_path / "photos" / "train").rename(tmp_path / "flat")
+    opened = open_dataset(str(tmp_path / "flat"))
+    card = ModelCard("custom", opened.classes, 32, training={"dataset": "flat", "images": images_digest(opened)})
+    (tmp_path / "flat").rename(tmp_path / "moved")
+    split, dataset = open_split(card, str(tmp_path / "moved"))
+    assert (split.name, len(split)) == ("val", len(opened.val)) and split.names() == opened.val.names()
+    assert len(open_split(card, str(tmp_path / "moved"), changes={"val_fraction": 0.5})[0]) > 9
+    (tmp_path / "moved" / "red" / "0.jpg").unlink()
+    (tmp_path / "moved").rename(tmp_path / "x")
+    split, dataset = open_split(card, str(tmp_path / "x"))
+    assert (split.name, len(split)) == ("all", 23) and not any("called like" in notice for notice in dataset.notices)
+    (tmp_path / "x").rename(tmp_path / "flat")
+    split, dataset = open_split(card, str(tmp_path / "flat"))
+    assert split.name == "all" and "is called like the data that the model was trained on" in dataset.notices[-1]
+
+
+def test_a_file_that_does_not_name_its_classes_takes_those_of_the_data(photos):
+    for dataset, training in ((None, {"dataset": str(photos)}), (str(photos), {}), ("digits", {})):
+        count = 10 if dataset == "digits" else 3
+        names = [str(number) for number in range(count)]
+        card = ModelCard("custom", names, 32, training=training, invented_classes=True)
+        open_split(card, dataset)
+        assert card.classes == (names if dataset == "digits" else ["blue", "green", "red"]) and not card.invented_classes
 
 
 def test_a_split_that_is_not_there_is_an_error_that_names_those_that_are(colours, monkeypatch):

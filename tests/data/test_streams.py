@@ -179,6 +179,56 @@ def test_training_streams_and_evaluation_is_exact(photos, tmp_path, main_of):
         main_of("train", "-d", pattern, "--stream_images", 24, *flags, "--max_epoch", 2, "--class_weights")
 
 
+def test_no_streamed_image_passes_for_a_held_out_one(photos, tmp_path, main_of):
+    pattern = shards_of(photos, tmp_path / "x", "train", 2)
+    (tmp_path / "x" / "classes.txt").write_text("blue\ngreen\nred\n")
+    flags = ("-m", "custom", "--image_size", 16, "--precision", "fp32", "--batch_size", 8)
+    main_of("train", "-d", pattern, "--stream_images", 24, *flags, "--max_epoch", 1)
+    main_of("eval", "-w", tmp_path / "weights" / "x" / "custom" / "best_model.pth")
+    (result,) = (tmp_path / "results" / "accuracy").rglob("*.json")
+    facts = json.loads(result.read_text())
+    assert (facts["split"], facts["samples"]) == ("train", 24)
+
+
+def labelled_by_numbers(pattern, folder):
+    """The shards of `numbered`, and the same as those of val, with 0 and 1 instead of a and b."""
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            samples = {}
+            for member in tar:
+                key, extension = member.name.split(".")
+                content = tar.extractfile(member).read()
+                samples.setdefault(key, {})[extension] = b"%d" % b"ab".index(content) if extension == "cls" else content
+        write_shard(path, list(samples.items()))
+        write_shard(path.with_name(path.name.replace("train", "val")), list(samples.items()))
+    return pattern
+
+
+def test_numbers_that_are_no_names_are_refused_where_the_names_are_numbers(tmp_path):
+    folder = tmp_path / "x"
+    pattern = labelled_by_numbers(numbered(folder, 2), folder)
+    for path in folder.glob("val*"):
+        path.unlink()
+    (folder / "classes.txt").write_text("5\n6")
+    with pytest.raises(UserError, match="has the class '0', which classes.txt does not name"):
+        list(stream(pattern, 40, [40]))
+
+
+@pytest.mark.parametrize("lines", [["a", "b"], ["b", "a"], ["1", "0"], ["0", "1"]])
+def test_numbers_mean_the_same_class_streamed_and_indexed(lines, tmp_path):
+    """They are the places of names, in the order of the file, or where the names are numbers, the names."""
+    folder = tmp_path / "x"
+    pattern = labelled_by_numbers(numbered(folder, 2), folder)
+    (folder / "classes.txt").write_text("\n".join(lines))
+    opened = open_stream(pattern, 40, Reading())
+    named = {}
+    for pixels, labels in stream_batches(opened.train, (8, "bilinear"), [40], CPU, 0, 0):
+        named = dict(zip((pixels.data[:, 1, 0, 0] % 2).tolist(), (opened.classes[label] for label in labels), strict=True))
+    for index, label in enumerate(opened.val.labels):
+        assert opened.classes[label] == named[opened.val.image(index).getpixel((0, 0))[1] % 2]
+    assert named == ({0: lines[0], 1: lines[1]} if "a" in lines else {0: "0", 1: "1"})
+
+
 def spoil(folder, fault):
     if fault == "cut off":
         path = folder / "train-01.tar"

@@ -8,6 +8,7 @@ import torch
 from labelled_images import shards_of
 from runs import CPU, history, same, signal_at, weights
 
+from models.build import smallest_map
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from utils.core.errors import UserError
 from utils.training.batches import BatchPlan
@@ -93,6 +94,37 @@ def test_the_learning_rate_of_a_run_decays_by_depth(trainer_of, capsys):
     )
     with pytest.raises(UserError, match=r"layer_decay was 0\.5 in that run and is 1\.0 now"):
         trainer_of(max_epoch=1, optimizer="sgd", base_lr=0.05, resume=str(run.files.last))
+
+
+def test_a_run_from_trained_weights_keeps_its_warm_up_where_they_are_not_named_again(trainer_of):
+    first = trainer_of(max_epoch=1)
+    first.fit()
+    os.replace(first.files.best, "start.pth")
+    options = {"max_epoch": 12, "base_lr": 0.001, "path_to_save": "tuned"}
+    tuned = trainer_of(**options, weights="start.pth")
+    signal_at(tuned, signal.SIGTERM, step=14)
+    assert tuned.fit() == signal.SIGTERM
+    os.remove("start.pth")
+    again = trainer_of(**options, resume="auto")
+    assert again.step.schedule == tuned.step.schedule and again.card.training["from_trained"]
+    assert trainer_of(**options | {"path_to_save": "fresh"}).step.schedule != tuned.step.schedule
+
+
+def test_early_stopping_without_held_out_images_is_refused(trainer_of):
+    with pytest.raises(UserError, match="no images are held out, so no epoch is better than another") as error:
+        trainer_of(early_stop=2, val_fraction=0)
+    assert error.value.option == "early_stop"
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "larger"), [("resnet18", 32, 64), ("mobilenet_v3_small", 32, 64), ("timm/test_resnet", 16, 96)]
+)
+def test_instance_norm_is_refused_where_it_would_leave_nothing(trainer_of, model, size, larger):
+    with pytest.raises(UserError, match="IN leaves nothing of a map of one pixel") as error:
+        trainer_of(model=model, image_size=size, norm_type="IN")
+    assert error.value.option == "norm_type"
+    assert smallest_map(model, size) == 1 < smallest_map(model, larger)
+    trainer_of(model=model, image_size=size, norm_type="GN")
 
 
 def test_another_number_of_processes_begins_the_interrupted_epoch_again(trainer_of, capsys):

@@ -19,6 +19,7 @@ OF_BARS = ("\r", "\x1b[A")  # what a progress bar steers the terminal with
 NO_MEMORY = "there is not enough memory for this; give a smaller image size, batch size or model"
 SIGNS = {  # what a RuntimeError of torch says -> what that means
     "DefaultCPUAllocator: can't allocate memory": NO_MEMORY,
+    "CUDA out of memory": NO_MEMORY,
     "does not have a deterministic implementation": "an operator of this model has no deterministic algorithm on this device; "
     "train it on the CPU, or not deterministic",
     "DataLoader worker (pid": "a loader process has died, as the system ends one when memory is short; give fewer of them",

@@ -124,10 +124,17 @@ def _name_classes(rows, class_file):
     if class_file is None or not class_file.is_file() or not all(label.isdecimal() for label in set(rows.labels)):
         return
     names = read_classes(class_file)
+    if are_numbers(names):  # as train.py writes them, sorted as text: the labels are these names
+        return
     most = max(map(int, set(rows.labels)))
     if most < len(names):
         rows.notices.append(f"the labels are numbers: {class_file} names their classes, from 0 on")
         rows.labels = [names[int(label)] for label in rows.labels]
+
+
+def are_numbers(names):
+    """Whether all names of classes are whole numbers, so that a label is a name and not the place of one."""
+    return all(name.isdecimal() for name in names)
 
 
 def _compare_classes(name, classes, of_split, notices):

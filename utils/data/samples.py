@@ -5,6 +5,7 @@ some real images asks `nearby_split`, or `example_images` for a few of them.
 """
 
 import contextlib
+import os
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from utils.core.errors import UserError
 from utils.data.datasets import dataset_of, is_own, is_present, match_classes, open_dataset, protect_images
 from utils.data.reading import Reading
-from utils.data.splits import evenly
+from utils.data.splits import evenly, images_digest
 
 
 def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
@@ -27,7 +28,9 @@ def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
     if dataset and not is_own(card, dataset):
         opened = _open_whole(card, dataset, data_dir, changes)
     else:
-        opened = dataset_of(card.replace(training=card.training | changes), dataset, data_dir, some=True)
+        own = card.replace(training=card.training | changes)
+        opened = dataset_of(own, dataset, data_dir, some=True)
+        card.classes, card.invented_classes = own.classes, own.invented_classes  # of a file that does not name them
     chosen = getattr(opened, split) if split else opened.reported
     if chosen is None:
         there = ", ".join(part.name for part in (opened.train, opened.val, opened.test) if part)
@@ -38,10 +41,19 @@ def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
 def _open_whole(card, dataset, data_dir, changes):
     reading = Reading(**changes.get("reading", {}))
     opened = open_dataset(dataset, data_dir or "data/", changes.get("val_fraction", 0), complete=False, reading=reading)
+    known = "images" in card.training and card.training["images"] == images_digest(opened)
+    if known:  # the folder has moved; where a table of the same images lacks the groups, they cannot be divided as before
+        with contextlib.suppress(UserError):
+            moved = card.replace(training=card.training | changes | {"dataset": dataset})
+            return dataset_of(moved, dataset, data_dir, some=True)
     match_classes(opened, card, some=True)
     protect_images(opened)
     if opened.train and not (opened.val or opened.test):
         opened.train.name = "all"
+        own = card.training.get("dataset")
+        if known or (own and os.path.basename(os.path.normpath(dataset)) == os.path.basename(os.path.normpath(own))):
+            holds = "holds the images" if known else "is called like the data"
+            opened.notices.append(f"{dataset} {holds} that the model was trained on: images that it has seen count too")
     return opened
 
 

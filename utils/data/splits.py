@@ -1,6 +1,7 @@
 """A data set and its splits: the images, their labels, and which images are held out."""
 
 import hashlib
+import os
 import unicodedata
 from dataclasses import dataclass, field
 
@@ -59,6 +60,23 @@ class Split:
     def names(self):
         """A name for each image, "/" between its parts: the same on every machine, and whatever holds the images."""
         return self.keys if self.keys is not None else [path.relative_to(self.root).as_posix() for path in self.paths]
+
+
+def images_digest(dataset):
+    """A checksum of the names and classes of all images but test images, however they are divided and wherever they lie.
+
+    None where they have no names, as those of arrays and of streams.
+    """
+    splits = [split for split in (dataset.train, dataset.val) if split]
+    if any(split.paths is None or len(split.labels) != len(split) for split in splits):
+        return None
+    entries = [
+        f"{dataset.classes[label]}/{name}" for split in splits for name, label in zip(split.names(), split.labels, strict=True)
+    ]
+    digest = hashlib.sha256()
+    for entry in sorted(entries):
+        digest.update(os.fsencode(entry) + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def evenly(length, count):

@@ -21,7 +21,7 @@ from utils.core.images import load_image
 from utils.core.text import plural
 from utils.data.loader import as_it_is, own_group
 from utils.data.places import Piece, content_of
-from utils.data.rows import listed
+from utils.data.rows import are_numbers, listed
 from utils.data.shards import LABEL, expand, image_among, read_shards, split_of_shard
 from utils.data.splits import Dataset, Split
 from utils.data.stores import PackedStore, at_most
@@ -51,10 +51,11 @@ class Pipe:
 class StreamSplit(Split):
     """The training images of shards that are streamed: `images` an epoch, of which neither places nor labels are known."""
 
-    def __init__(self, shards, images, classes, label_column=None):
+    def __init__(self, shards, images, labels, label_column=None):
+        """`labels` is {what a shard calls a class: its number}."""
         places = [Pipe(shard) if shard.startswith(PIPE) else pathlib.Path(shard) for shard in shards]
         super().__init__("train", np.empty(0, np.int64), paths=places, keys=list(shards))
-        self.images, self.classes, self.label_column = images, classes, label_column
+        self.images, self.numbers, self.label_column = images, labels, label_column
 
     def __len__(self):
         return self.images
@@ -78,9 +79,13 @@ def open_stream(pattern, images, reading, data_dir="data/"):
     file = next(
         (place / CLASSES for place in (folder, pathlib.Path(data_dir)) if (place / CLASSES).is_file()), folder / CLASSES
     )
-    classes = sorted(read_classes(file))
+    lines = read_classes(file)
+    classes = sorted(lines)
+    numbers = {name: number for number, name in enumerate(classes)}
+    if not are_numbers(lines):
+        numbers = {str(place): numbers[name] for place, name in enumerate(lines)} | numbers
     notice = f"{plural(len(shards), 'shard')} streamed, {images:,} images an epoch; {file} names the classes"
-    dataset = Dataset(folder.name, classes, StreamSplit(shards, images, classes, reading.label_column), notices=[notice])
+    dataset = Dataset(folder.name, classes, StreamSplit(shards, images, numbers, reading.label_column), notices=[notice])
     beside = [path.name for path in sorted(folder.glob("*.tar")) if split_of_shard(path) in ("val", "test")]
     if beside:
         held = read_shards(f"{folder}/{{{','.join(beside)}}}", reading, complete=False)
@@ -238,7 +243,7 @@ class _Decoded:
     """From samples of webdataset to chunks of decoded images and labels, with the worker; None for chunks passed over."""
 
     def __init__(self, split, how, taken):
-        self.number, self.column, self.how = {name: i for i, name in enumerate(split.classes)}, split.label_column, how
+        self.numbers, self.column, self.how = split.numbers, split.label_column, how
         self.taken = list(taken)
 
     @property
@@ -271,9 +276,9 @@ class _Decoded:
             text = _in_json(sample["json"], column, name)
         else:
             text = re.sub(r"(^|.*/)([^/]+)/[^/]*$", r"\2", sample["__key__"])
-        if text not in self.number:
+        if text not in self.numbers:
             raise ValueError(f"{name} has the class {text[:40]!r}, which classes.txt does not name")
-        return self.number[text]
+        return self.numbers[text]
 
 
 def _in_json(text, column, name):

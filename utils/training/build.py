@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from models.build import build_model, check_model, freeze_trunk, head_of, preprocessing
+from models.build import build_model, check_model, freeze_trunk, head_of, preprocessing, smallest_map
 from models.depth import depths
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
@@ -14,7 +14,7 @@ from utils.core.machine import cores, keep_memory
 from utils.core.text import plural, printable
 from utils.data.datasets import open_dataset
 from utils.data.loader import eval_batches
-from utils.data.splits import check_classes, evenly
+from utils.data.splits import check_classes, evenly, images_digest
 from utils.data.streams import open_stream
 from utils.evaluation.evaluate import evaluate
 from utils.kernels.convert import is_compiled, use_training_kernels
@@ -66,6 +66,8 @@ def build_trainer(options, device, stop=None):
     teacher = make_teacher(options, card, device)
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device, teacher)
     saved = find_saved(options, files, run)
+    if saved and saved["card"]["training"].get("from_trained"):
+        options = replace(options, from_trained=True)  # also where what it started from is not named again
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
         precision = announced(from_main(possible_precision, saved["card"]["training"].get("precision", "fp32"), device))
     model = make_model(options, card, device, start)
@@ -96,7 +98,7 @@ def build_trainer(options, device, stop=None):
     files.write_skipped(skipped)
     files.write_classes(card.classes)
     files.write_arguments(options.arguments)
-    card.training = facts_of(options) | {"precision": config.precision}
+    card.training |= facts_of(options) | {"precision": config.precision}
     loss_options = {"label_smoothing": options.label_smoothing}
     if options.class_weights:
         loss_options["weight"] = data.class_weights()
@@ -111,6 +113,12 @@ def build_trainer(options, device, stop=None):
 def check_options(options, device):
     """Raise UserError for what can be wrong with options before any data are read."""
     check_model(options.model, options.image_size, options.norm_type, options.pretrained)
+    if options.norm_type == "IN" and smallest_map(options.model, options.image_size) == 1:
+        raise UserError(
+            f"IN leaves nothing of a map of one pixel, which an image of {options.image_size} px has in {options.model}; give "
+            "larger images, or another norm",
+            option="norm_type",
+        )
     if options.resize_size and options.resize_size < options.image_size:
         raise UserError(f"{options.resize_size} is below {options.image_size} px, the side of the crop", option="resize_size")
     if options.norm_type == "SyncBN" and device.type == "cpu" and distributed.world_size() > 1:
@@ -140,6 +148,8 @@ def keep_inputs(options, files):
 def facts_of(options):
     """What the model card keeps of the options, so that the data can be found again."""
     facts = {name: getattr(options, name) for name in ("dataset", "data_dir", "val_fraction", "seed")}
+    facts |= {"val_fraction": 0.0} if options.stream_images else {}  # nothing is held out of what is streamed
+    facts |= {"from_trained": True} if options.from_trained else {}
     facts |= {"name": options.name} if options.name else {}
     facts |= {"reading": options.reading.given} if options.reading.given else {}
     return facts | {"epochs": options.max_epoch}
@@ -164,6 +174,10 @@ def open_data(options, start=None):
     for notice in dataset.notices:
         say(notice)
     check_classes(dataset)
+    digest = images_digest(dataset)
+    card.training = {"images": digest} if digest else {}
+    if options.early_stop and not dataset.val:
+        raise UserError("no images are held out, so no epoch is better than another; leave it out", option="early_stop")
     if options.no_test and dataset.test:
         say("the test images stay unread: this run is judged by the held-out images alone")
         dataset.test = None

@@ -44,6 +44,7 @@ class TrainOptions:
     model: str = "resnet18"
     pretrained: bool = False
     weights: str | None = may_change(None)  # to start from; a run that is resumed has its own
+    from_trained: bool = may_change(False)  # whether it began with trained weights: `find_start` and a saved state say so
     freeze: bool = False
     norm_type: str = "BN"
     ema: bool = False
@@ -83,7 +84,7 @@ class TrainOptions:
 
     def warmup(self, max_epoch):
         """`(epochs of warm-up, notice or None)` of a run of `max_epoch`."""
-        return fit_warmup(self.wp_epoch, max_epoch, OF_TRAINED if self.weights or self.pretrained else WARMUP_EPOCHS)
+        return fit_warmup(self.wp_epoch, max_epoch, OF_TRAINED if self.from_trained else WARMUP_EPOCHS)
 
     @property
     def plain_from(self):

@@ -93,7 +93,7 @@ def find_start(options):
     elif start and "model" in options.defaulted:
         raise UserError(f"{start.path} has no model card; say which network it is", option="model")
     left = {field.name for field in dataclasses.fields(options)} & {*options.defaulted}
-    options = replace(options, **{name: value for name, value in chosen.items() if name in left})
+    options = replace(options, from_trained=True, **{name: value for name, value in chosen.items() if name in left})
     if options.min_lr > options.base_lr:
         raise UserError(f"{options.min_lr:g} is above the learning rate of fine-tuning, {options.base_lr:g}", option="min_lr")
     return options, start
