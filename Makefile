@@ -1,5 +1,5 @@
 PYTHON ?= python3
-DATA_DIR ?= ../shared/data
+DATA_DIR ?= $(if $(wildcard data/FashionMNIST/raw),data/,../shared/data)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -44,7 +44,7 @@ lint: setup
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/hadolint Dockerfile
 
-# Every format of every published checkpoint, beside it, each compared with the checkpoint.
+# ONNX, TorchScript, torch.export, fp16 and int8 of every published checkpoint, beside it, each compared with the checkpoint.
 models: setup
 	for file in weights/FashionMNIST/*/best_model.pth; do \
 		for engine in onnx torchscript pt2; do \

@@ -9,7 +9,7 @@ Every file is read once, in parallel. Found are: files that do not decode, wrong
 ratios, nearly uniform, dark and blurred images, duplicates and near-duplicates within and across splits and classes, and class
 names that differ by spelling. With --folds, small networks are trained on parts of the images and asked about the rest; with -w
 the checkpoint is asked: labels that they find improbable are listed, the most suspected first. Nothing is changed.
-Exit status: 0 nothing found, 1 findings, 2 the folder could not be read.
+Exit status: 0 nothing found, 1 findings or a folder that train.py refuses, 2 the folder could not be read.
 """
 
 import collections
@@ -90,7 +90,7 @@ def as_json(counts, facts, findings, notices):
     }
 
 
-def show(report, findings, classes):
+def show(report, findings, classes, refused):
     """The counts, then the findings: one line a kind, and the first SHOWN of all.
 
     What is wrong is said once for the findings that it is true of, and each file stands on a line of its own, whole, so that
@@ -104,7 +104,8 @@ def show(report, findings, classes):
         low, high = report["short side"]
         common = ", ".join(f"{size} ({count:,})" for size, count in report["most common sizes"][:3])
         lines.append(f"short side {low} to {high} px; most common sizes: {common}")
-    lines += [f"{len(found):>6,}  {kind}" for kind, found in findings.items()] or ["nothing found"]
+    lines += [f"{len(found):>6,}  {kind}" for kind, found in findings.items()]
+    lines += [] if findings or refused else ["nothing found"]
     every = [(f"{kind}: {finding.words}", finding.paths) for kind, found in findings.items() for finding in found]
     for what, same in itertools.groupby(every[:SHOWN], key=lambda item: item[0]):
         lines += ["", wrapped(what), *(line for _, paths in same for line in files_of(paths))]
@@ -137,7 +138,7 @@ def main():
         findings[finding.kind].append(finding)
     counts = {s.name: {c: int((s.labels == i).sum()) for i, c in enumerate(classes)} for s in splits}
     report = as_json(counts, facts, findings, notices)
-    print(show(report, findings, classes))
+    print(show(report, findings, classes, refusal))
     if args.json:
         print(f"written: {write_json(args.json, report)}")
     if args.fix_list:

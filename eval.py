@@ -1,6 +1,6 @@
 """Evaluate a trained model on labelled images, and write every figure as JSON with two plots beside it.
 
-python3 eval.py -w weights/FashionMNIST/resnet18/best_model.pth       the data set and split that training reported
+python3 eval.py -w weights/FashionMNIST/custom/best_model.pth         the data set and split that training reported
 python3 eval.py -w weights/photos/resnet18/best_model.pth --split val
 python3 eval.py -w converted_models/resnet18_onnx.onnx -d photos/     an exported or quantized file, the same way
 python3 eval.py -w old.pth -m resnet18 -d FashionMNIST                a checkpoint without a model card
@@ -23,7 +23,8 @@ DEFAULT = "FashionMNIST"  # what a checkpoint without a model card is evaluated 
 
 def parser():
     p = cli.Parser(__doc__)
-    model = cli.add_model(p, list_models(), unknown_model, required_weights=True)
+    files = "a checkpoint (.pth), or a file made from one"
+    model = cli.add_model(p, list_models(), unknown_model, required_weights=True, files=files)
     cli.add_card_facts(model)
     model.add_argument("-q", "--quantized", action="store_true", help="refuse weights that are not quantized (quantize.py)")
     cli.add_tta(model)

@@ -27,7 +27,12 @@ def parser():
     model = parser.add_argument_group("model")
     names = ("-w", "--weights", "-m", "--model")
     model.add_argument(
-        *names, dest="model", required=True, check=no_file, metavar="FILE", help="an exported file: .onnx, .pt, .pt2"
+        *names,
+        dest="model",
+        required=True,
+        check=no_file,
+        metavar="FILE",
+        help="an exported file: .onnx, .pt, .pt2, .safetensors",
     )
     model.add_argument("-e", "--engine", choices=written(), help="default: what the file says")
     add_card_facts(model)

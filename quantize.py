@@ -1,7 +1,7 @@
 """Make a smaller file of a trained network, and measure what it costs and gains: size, accuracy, agreement, latency.
 
-    python quantize.py -w weights/FashionMNIST/resnet18/best_model.pth                        fp16: half the bytes
-    python quantize.py -w weights/FashionMNIST/resnet18/best_model.pth --scheme int8          a quarter, for ONNX Runtime
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth                          fp16: half the bytes
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth   --scheme int8          a quarter, for ONNX Runtime
     python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8-dynamic    needs no calibration
     python quantize.py -m resnet18 -w plain_state_dict.pth -c classes.txt                     a file without a model card
 

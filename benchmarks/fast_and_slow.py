@@ -1,6 +1,6 @@
 """Whether the fast path learns as well as the slow one: the same epochs, test accuracies beside each other.
 
-  python benchmarks/fast_and_slow.py --data_dir ../shared/data
+  python benchmarks/fast_and_slow.py --data_dir data/
 
 FashionCNN on all of Fashion-MNIST's `train`, augmented in every epoch, the test split looked at once, at the end. Fast is
 what train.py does with --compile: batched augmentation, bf16 where it pays. Slow is torchvision's transforms on one image
@@ -26,7 +26,7 @@ WITHIN = 0.005  # of the mean accuracies
 
 def parser():
     p = cli.Parser(__doc__)
-    p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw")
+    p.add_argument("--data_dir", default="data/", help="holds FashionMNIST/raw")
     p.add_argument("--seeds", type=int, default=3, check=cli.at_least(1), help="runs of each side")
     return p
 

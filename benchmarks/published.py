@@ -1,7 +1,7 @@
 """Measure the models that weights/ publishes anew, by the scripts, into results/reference/published/.
 
-  python benchmarks/published.py --data_dir ../shared/data           # or: make results
-  python benchmarks/published.py --data_dir ../shared/data --models custom
+  python benchmarks/published.py --data_dir data/           # or: make results
+  python benchmarks/published.py --data_dir data/ --models custom
 
 For every checkpoint in weights/FashionMNIST/: accuracy of the checkpoint and of each file beside it, what int8 costs and
 gains, every kind of file side by side, operations and receptive field. The scripts run in a temporary folder with a copy of

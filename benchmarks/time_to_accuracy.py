@@ -1,8 +1,8 @@
 """Training wall time to a test accuracy on Fashion-MNIST, by documented recipes of train.py, beside a plain reference.
 
-  python benchmarks/time_to_accuracy.py --data_dir ../shared/data
-  python benchmarks/time_to_accuracy.py --data_dir ../shared/data --goals 0.9209 --seeds 5
-  python benchmarks/time_to_accuracy.py --data_dir ../shared/data --alone                 without the reference, in minutes
+  python benchmarks/time_to_accuracy.py --data_dir data/
+  python benchmarks/time_to_accuracy.py --data_dir data/ --goals 0.9209 --seeds 5
+  python benchmarks/time_to_accuracy.py --data_dir data/ --alone                 without the reference, in minutes
 
 Every run trains on all of `train` for the fixed epochs of its recipe and looks at the test split once, at the end. The
 time is that of all but importing and that one look: reading the data, the steps, writing checkpoints. Compiled loops are
@@ -59,7 +59,7 @@ DISTURBED = 0.05  # share of the processors taken away by the host
 
 def parser():
     p = cli.Parser(__doc__)
-    p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw")
+    p.add_argument("--data_dir", default="data/", help="holds FashionMNIST/raw")
     p.add_argument("--goals", nargs="+", default=list(RECIPES), choices=list(RECIPES), help="test accuracies")
     p.add_argument("--seeds", type=int, default=3, check=cli.at_least(1), help="pairs of runs for each goal")
     p.add_argument("--tries", type=int, default=1, check=cli.at_least(1), help="most runs of a seed that the host disturbs")

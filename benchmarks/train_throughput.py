@@ -1,7 +1,7 @@
 """Training throughput, images a second with data, beside a plain reference in the same run.
 
-  python benchmarks/train_throughput.py --data_dir ../shared/data
-  python benchmarks/train_throughput.py --data_dir ../shared/data --cases custom resnet18 --pairs 5
+  python benchmarks/train_throughput.py --data_dir data/
+  python benchmarks/train_throughput.py --data_dir data/ --cases custom resnet18 --pairs 5
   python benchmarks/train_throughput.py --data_dir data --batch_size 512                       on a GPU
 
 The reference trains as torchvision's own reference script does: one image at a time through torchvision's transforms in
@@ -44,7 +44,7 @@ WARM_UP, LEAST = 3, 5  # batches before the clock starts, and at least under it:
 
 def parser():
     p = cli.Parser(__doc__)
-    p.add_argument("--data_dir", default="../shared/data", help="holds FashionMNIST/raw and cifar10_sample/")
+    p.add_argument("--data_dir", default="data/", help="holds FashionMNIST/raw and cifar10_sample/")
     p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), help="which to run")
     p.add_argument("--pairs", type=int, default=3, check=cli.at_least(1), help="pairs of each case")
     p.add_argument("--seconds", type=float, default=15, check=cli.above(0), help="least time of one measurement")

@@ -1,6 +1,6 @@
 """The screenshots of docs/report.md, of the published custom; needs Chromium and Fashion-MNIST.
 
-python docs/make_report_figures.py --data_dir ../shared/data
+python docs/make_report_figures.py --data_dir data/
 """
 
 import pathlib

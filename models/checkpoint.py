@@ -1,6 +1,8 @@
 """Write and read checkpoints; reading runs no code that a file may carry."""
 
+import contextlib
 import io
+import os
 import pickle
 import re
 from collections import OrderedDict
@@ -17,6 +19,8 @@ from utils.core.files import write_bytes
 from utils.core.inputs import absent
 from utils.core.integrity import sealed, verify
 
+CUT_OFF = "PytorchStreamReader failed reading zip archive"  # how torch begins what it says of an archive without its end
+ONNX_START = b"\x08"  # the tag of the first field, `ir_version`
 LARGE_IMAGE, MANY_CLASSES = 512, 10_000  # px and outputs; up to these, no network of ours takes more memory than others do
 
 
@@ -48,18 +52,31 @@ def read_checkpoint(path):
             raise UserError(
                 f"{path} carries pickled code ({code[1]}), which is never run; save the weights alone: model.state_dict()"
             ) from None
-        raise UserError(f"{path} is not a readable checkpoint") from None
+        raise _no_checkpoint(path) from None
     except (EOFError, ValueError, LookupError, AttributeError):  # the reader raises these for bytes that mean nothing
-        raise UserError(f"{path} is not a readable checkpoint") from None
+        raise _no_checkpoint(path) from None
     except (RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
+        raise _no_checkpoint(path, reason) from None
     is_ours = isinstance(contents, dict) and ("card" in contents or "choices" in contents)
     weights = contents.get("model") if is_ours else find_weights(contents)
     if not are_weights(weights) or not weights:  # in this order: a tensor is neither true nor false
         known = ", ".join(HOLDERS)
         raise UserError(f"{path} holds no weights: known are a state_dict alone, or under one of {known}")
     return contents if is_ours else {"model": weights}
+
+
+def _no_checkpoint(path, reason=""):
+    """The UserError for a file that torch does not read, for the `reason` that it gives."""
+    with contextlib.suppress(OSError):
+        if not os.path.getsize(path):
+            return UserError(f"{path} is empty")
+        with open(path, "rb") as file:
+            if file.read(1) == ONNX_START:
+                return UserError(f"{path} is not a checkpoint but, as it seems, an ONNX file, which predict.py takes as .onnx")
+    if reason.startswith(CUT_OFF):
+        return UserError(f"{path} is not a readable checkpoint: it is cut off or damaged; copy or make it again")
+    return UserError(f"{path} is not a readable checkpoint{reason and f' ({reason})'}")
 
 
 def read_weights(path):

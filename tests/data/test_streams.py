@@ -210,7 +210,7 @@ def test_numbers_that_are_no_names_are_refused_where_the_names_are_numbers(tmp_p
     for path in folder.glob("val*"):
         path.unlink()
     (folder / "classes.txt").write_text("5\n6")
-    with pytest.raises(UserError, match="has the class '0', which classes.txt does not name"):
+    with pytest.raises(UserError, match=r"has the class '0', which classes.txt does not name"):
         list(stream(pattern, 40, [40]))
 
 
@@ -260,6 +260,12 @@ def test_what_is_wrong_with_a_stream_is_said_in_a_sentence(fault, message, tmp_p
     spoil(tmp_path / "x", fault)
     with pytest.raises(UserError, match=message):
         list(stream(pattern, 40, [40], workers=2))
+
+
+def test_a_folder_of_images_is_no_stream(photos):
+    with pytest.raises(UserError, match="is a folder, not shards") as error:
+        open_stream(str(photos), 40, Reading())
+    assert error.value.option == "stream_images"
 
 
 def test_too_few_shards_and_a_missing_library_are_said(tmp_path, monkeypatch):

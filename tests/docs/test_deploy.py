@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import runpy
 import sys
 
 import onnx
@@ -43,6 +44,22 @@ def test_python_without_torch_answers_as_predict_does(model, main_of, tmp_path, 
     answers = json.loads((tmp_path / "answers.json").read_text())
     answers = answers["images"] if isinstance(answers, dict) else answers
     assert said == [f"{a['image']}  {a['class']} {a['probability']:.2f}" for a in answers] and len(said) == 3
+
+
+def test_python_without_torch_says_what_it_does_not_take(model, tmp_path):
+    Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
+    (tmp_path / "text.onnx").write_text("text")
+    picture, published = ROOT / "docs/images/digit.png", ROOT / "weights/FashionMNIST/custom/converted_models/custom_onnx.onnx"
+    mistakes = {
+        (model, tmp_path / "deep.png"): "is grey of more than 8 bits",
+        (model, tmp_path / "text.onnx"): "is not an image that can be read",
+        (tmp_path / "text.onnx", picture): "is not an ONNX file that can be run",
+        (published, picture): "is not a file of export.py -e onnx --with_preprocessing",
+    }
+    program = runpy.run_path(str(DEPLOY / "classify.py"))
+    for (file, image), words in mistakes.items():
+        with pytest.raises(SystemExit, match=words):
+            program["main"](str(file), str(image))
 
 
 @pytest.mark.parametrize("name", ["classify.py", "classify.cpp", "classify.html"])

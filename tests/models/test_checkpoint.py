@@ -81,11 +81,22 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, old_format):
             read_checkpoint(tmp_path / name)
 
 
-@pytest.mark.parametrize("contents", [b"", b"hello, this is text", b"PK\x03\x04 cut", bytes(range(256))])
+NO_CHECKPOINTS = {
+    b"": "is empty",
+    b"hello, this is text": "is not a readable checkpoint",
+    b"PK\x03\x04 cut": "is not a readable checkpoint: it is cut off or damaged; copy or make it again",
+    bytes(range(256)): "is not a readable checkpoint",
+    b"\x08\x0a\x12\x07pytorch": "is not a checkpoint but, as it seems, an ONNX file, which predict.py takes as .onnx",
+}
+
+
+@pytest.mark.parametrize("contents", NO_CHECKPOINTS)
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path, contents):
-    (tmp_path / "a.pth").write_bytes(contents)
-    with pytest.raises(UserError, match=r"a\.pth is not a readable checkpoint"):
-        read_checkpoint(tmp_path / "a.pth")
+    path = tmp_path / "a.pth"
+    path.write_bytes(contents)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(path)
+    assert str(error.value) == f"{path} {NO_CHECKPOINTS[contents]}"
 
 
 def test_a_cut_file_a_folder_and_a_missing_one(tmp_path):

@@ -130,6 +130,7 @@ def test_one_class_alone_is_refused_by_training_and_said_here(tmp_path, main_of)
     make_photos(tmp_path / "one", classes=["red"])
     status, out = main_of("check_dataset", "-d", tmp_path / "one")
     assert status == 1 and "refuses this folder: one has one class, red" in " ".join(out.split())
+    assert "nothing found" not in out
     with pytest.raises(UserError, match="one has one class, red"):
         main_of("train", "-d", tmp_path / "one", "-m", "custom", "--image_size", 16, "--max_epoch", 1)
 

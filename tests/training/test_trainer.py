@@ -110,6 +110,16 @@ def test_a_run_from_trained_weights_keeps_its_warm_up_where_they_are_not_named_a
     assert trainer_of(**options | {"path_to_save": "fresh"}).step.schedule != tuned.step.schedule
 
 
+def test_a_folder_that_cannot_be_made_is_a_sentence(trainer_of, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone" / "away")
+    for place in ("file", "loop", "nowhere"):
+        with pytest.raises(UserError, match="cannot be made") as error:
+            trainer_of(path_to_save=place)
+        assert error.value.option == "path_to_save"
+
+
 def test_early_stopping_without_held_out_images_is_refused(trainer_of):
     with pytest.raises(UserError, match="no images are held out, so no epoch is better than another") as error:
         trainer_of(early_stop=2, val_fraction=0)
@@ -278,7 +288,23 @@ def test_a_run_that_is_resumed_elsewhere_says_that_it_replaces_another(trainer_o
     state = trainer_of(max_epoch=1, path_to_save="one").files.last
     capsys.readouterr()
     trainer_of(max_epoch=2, path_to_save="two", resume=str(state))
-    assert "two/digits/custom holds an earlier run, which this one replaces" in capsys.readouterr().out
+    assert "two/digits/custom holds an earlier run, which this one replaces; its best model stays" in capsys.readouterr().out
+    one, two = (state.parent.parent.parent.parent / name / "digits" / "custom" for name in ("one", "two"))
+    assert same(weights(one / "best_model.pth"), weights(two / "best_model.pth"))
+    assert (two / "replaced_model.pth").exists() and not (one / "replaced_model.pth").exists()
+
+
+def test_the_best_model_of_a_run_that_is_replaced_is_kept(trainer_of, capsys):
+    first = trainer_of(max_epoch=1, seed=1)
+    first.fit()
+    kept = weights(first.files.best)
+    trainer_of(max_epoch=2, seed=1, resume="auto")
+    assert "replaces" not in capsys.readouterr().out and first.files.best.exists()
+    first.files.last.unlink()  # as in a clone, which holds published models and no training state
+    second = trainer_of(max_epoch=1, seed=2)
+    assert "replaces; its best model stays as replaced_model.pth; to keep all of it" in capsys.readouterr().out
+    second.fit()
+    assert same(weights(second.files.replaced), kept) and not same(weights(second.files.best), kept)
 
 
 def test_the_average_is_what_is_evaluated_and_kept(trainer_of):

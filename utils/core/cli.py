@@ -286,12 +286,13 @@ def models_in_words(models):
     return f"one of {', '.join(models)}, a classification network of torchvision, or timm/NAME"
 
 
-def add_model(parser, models, check, *, required_weights=False):
-    """-m/--model, -w/--weights: which network. `models` are the names of ours; `check` says what is wrong with a name."""
+def add_model(parser, models, check, *, required_weights=False, files="a checkpoint (.pth)"):
+    """-m/--model, -w/--weights: which network. `models` are the names of ours; `check` says what is wrong with a name; `files`
+    are those that the script takes."""
     group = parser.add_argument_group("model")
     about = f"{models_in_words(models)}; a file with a model card needs none"
     group.add_argument("-m", "--model", type=architecture, check=check, help=about)
-    group.add_argument("-w", "--weights", required=required_weights, check=no_file, metavar="FILE", help="a checkpoint (.pth)")
+    group.add_argument("-w", "--weights", required=required_weights, check=no_file, metavar="FILE", help=files)
     return group
 
 

@@ -72,6 +72,10 @@ def open_stream(pattern, images, reading, data_dir="data/"):
     except ImportError:
         raise UserError("streaming needs the package webdataset (pip install webdataset)", option="stream_images") from None
     shards = [name for name in expand(pattern) if split_of_shard(pathlib.Path(name)) in (None, "train")]
+    if pathlib.Path(pattern).is_dir():
+        raise UserError(
+            f"{pattern} is a folder, not shards (.tar) that could be streamed; leave it out", option="stream_images"
+        )
     missing = [name for name in shards if not name.startswith(PIPE) and not pathlib.Path(name).is_file()]
     if missing or not shards:
         raise UserError(f"{missing[0] if missing else pattern} is not there", option="dataset")

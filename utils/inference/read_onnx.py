@@ -39,7 +39,7 @@ class OnnxPredictor(Predictor):
             try:
                 return onnxruntime.InferenceSession(source, options, providers=providers)
             except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all for a file that it cannot use
-                raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({_reason(error)})") from None
+                raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({_reason(error, path)})") from None
 
         self.session = open_session(["CPUExecutionProvider"])
         try:
@@ -125,7 +125,9 @@ def _spelled(values):
     return ", ".join(f"{value.name} {value.type} {value.shape}" for value in values) or "nothing"
 
 
-def _reason(error):
+def _reason(error, path=None):
     """The last telling part of an ONNX Runtime message, without its error class and source line."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if path and "protobuf" in text.lower():  # "Protobuf parsing failed." and "No graph was found in the protobuf."
+        return "it is something else, cut off or damaged" if os.path.getsize(path) else "it is empty"
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)

@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-from functools import partial
 
 from models.checkpoint import read_checkpoint, save_checkpoint
 from utils.core import lock
@@ -25,13 +24,15 @@ class RunFiles:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.best, self.last = self.folder / "best_model.pth", self.folder / "last.pth"
+        self.replaced = self.folder / "replaced_model.pth"  # the best model of another run, which this one replaces
         self.previous = self.folder / "last_previous.pth"  # what `last` was before: if it is damaged, a run goes on from here
         self.history, self.curves = self.folder / "history.json", self.folder / "curves.png"
         self.classes, self.arguments = self.folder / "classes.txt", self.folder / RECORD
         self.skipped = self.folder / "skipped_files.txt"  # of the images that were left out as broken, where there are any
         self.writer = Writer()
+        self.has_best = False  # whether `best` is of this run, likewise
         self.continues = False  # whether `last` is of this run, and not of another one that this one replaces
-        on_main(self.folder.mkdir, parents=True, exist_ok=True)
+        on_main(_make, self.folder)
 
     def hold(self):
         """Keep other runs out of the folder; return a notice where that is not possible. Raises UserError if there is one."""
@@ -43,6 +44,22 @@ class RunFiles:
             self.writer.wait()
         finally:
             on_main(lock.release, self.folder)
+
+    def replacement(self):
+        """A sentence on the run in the folder that this one replaces; None where there is none."""
+        others = self.best.exists() and not self.has_best
+        if self.continues or not (self.last.exists() or others):
+            return None
+        kept = f"its best model stays as {self.replaced.name}; " if self.replaced.exists() or others else ""
+        return (
+            f"{self.folder} holds an earlier run, which this one replaces; {kept}to keep all of it, resume it or save elsewhere"
+        )
+
+    def keep_replaced(self):
+        """Move the best model of another run out of the way of the first of this one."""
+        if self.best.exists() and not self.has_best:
+            os.replace(self.best, self.replaced)
+        self.has_best = True
 
     def __iter__(self):
         files = (self.best, self.last, self.previous, self.history, self.curves, self.classes, self.arguments, self.skipped)
@@ -65,7 +82,11 @@ class RunFiles:
         self.continues = True
 
     def save_best(self, weights, card):
-        on_main(self.writer.add, partial(save_checkpoint, self.best), {"model": weights, "card": card.to_dict()})
+        on_main(self.writer.add, self._save_best, {"model": weights, "card": card.to_dict()})
+
+    def _save_best(self, contents):
+        self.keep_replaced()
+        save_checkpoint(self.best, contents)
 
     def read_best(self):
         """`(weights, card)` of the best model so far."""
@@ -91,6 +112,13 @@ class RunFiles:
 
     def draw_curves(self, epochs, title):
         on_main(plots.training_curves, epochs, self.curves, title=title)
+
+
+def _make(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror})", option="path_to_save") from None
 
 
 class DamagedState(UserError):
@@ -139,6 +167,7 @@ def find_earlier_run(options, files, ours):
     if options.resume == "auto" and path == files.previous:
         os.replace(files.previous, files.last)
     files.continues = path.resolve().parent == files.folder.resolve()
+    files.has_best |= files.continues
     return saved, said
 
 
@@ -173,6 +202,7 @@ def bring_best(path, files, saved):
     if facts.get("epoch") != saved["best"].get("epoch"):  # of an epoch that is not in the state, and is trained once more
         saved["best"] = {}
     if not (files.best.exists() and best.samefile(files.best)):
+        files.keep_replaced()
         with replacing(files.best) as temporary:
             shutil.copyfile(best, temporary)
     return []

@@ -35,8 +35,9 @@ def resume(state, saved, options, files, plan, steps):
         say(f"resumed {files.last if options.resume == 'auto' else options.resume} {place}")
     elif options.resume:
         say(f"{files.last} does not exist yet, so there is nothing to resume: this run starts from the beginning")
-    if files.last.exists() and not files.continues:
-        say(f"{files.folder} holds an earlier run, which this one replaces; to keep it, resume it or save elsewhere")
+    replaces = from_main(files.replacement)
+    if replaces:
+        say(replaces)
     return random_goes_on
 
 
