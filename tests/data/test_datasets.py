@@ -109,7 +109,7 @@ def test_what_is_wrong_with_a_folder_is_named(photos, fault):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("FashionMnist", r"does not exist .did you mean FashionMNIST\?"), ("./nowhere", "does not exist")]
+    ("name", "message"), [("fashionmnist", r"does not exist .did you mean FashionMNIST\?"), ("./nowhere", "does not exist")]
 )
 def test_unknown_data_sets(name, message):
     with pytest.raises(UserError, match=message):

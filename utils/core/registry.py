@@ -46,12 +46,18 @@ def did_you_mean(name, known):
 def most_alike(name, known, cutoff=0.6):
     """The one of the `known` names that is most like `name`, as a list; an empty one where none is at least so like it.
 
-    Of several that are equally like it, the first by the alphabet.
+    Capitals count only where nothing else tells two of them apart, and then the alphabet does.
     """
     import difflib  # not above: only a mistake needs it
 
-    near = difflib.get_close_matches(name, known, n=len(known) or 1, cutoff=cutoff)
-    return sorted(near, key=lambda other: (-difflib.SequenceMatcher(None, other, name).ratio(), other))[:1]
+    folded = {other: other.casefold() for other in known}
+    near = {*difflib.get_close_matches(name.casefold(), folded.values(), n=len(folded) or 1, cutoff=cutoff)}
+
+    def unlike(other):
+        pairs = (folded[other], name.casefold()), (other, name)
+        return *(-difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs), other
+
+    return sorted((other for other in known if folded[other] in near), key=unlike)[:1]
 
 
 def names_in(files, table):

@@ -4,7 +4,6 @@ A new data set is one class under `@DATASETS.register(name)`: `load(folder)` ret
 whether its files are in the folder already.
 """
 
-import difflib
 import importlib.util
 import os
 import pathlib
@@ -16,7 +15,7 @@ from utils.core.errors import UserError
 from utils.core.files import protect
 from utils.core.inputs import nearest, perhaps
 from utils.core.machine import network_timeout
-from utils.core.registry import Registry
+from utils.core.registry import Registry, most_alike
 from utils.core.text import plural
 from utils.data.hugging_face import is_hugging_face
 from utils.data.places import files_of
@@ -65,7 +64,7 @@ def no_data(name):
     how = f"give {', '.join(DATASETS)}, {HOW}"
     if os.path.exists(name):
         return f"is a file of no known kind; {how}"
-    near = nearest(name) or next(iter(difflib.get_close_matches(name, DATASETS, n=1)), None)
+    near = nearest(name) or next(iter(most_alike(name, list(DATASETS))), None)
     return f"does not exist{perhaps(near) or f'; {how}'}"
 
 
@@ -157,7 +156,7 @@ def _named(unknown, known, most=3):
         return ""
     names = []
     for name in unknown[:most]:
-        near = difflib.get_close_matches(name, known, n=1)
+        near = most_alike(name, known)
         names.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     more = f" and {len(unknown) - most} more" if len(unknown) > most else ""
     others = ", ".join(known[:most]) + ", …" * (len(known) > most)
