@@ -25,6 +25,7 @@ from utils.core.images import preprocess
 from utils.core.machine import keep_memory
 from utils.core.text import plural, si, table
 from utils.data.flags import no_data
+from utils.inference.formats import FORMATS
 
 BATCHES = (1, 8, 32, 128)
 COLD_STARTS = 3
@@ -46,7 +47,7 @@ def progress(text):
 
 def cold_start(variant, image, args):
     """Median seconds of a whole process that answers one image with the file. Raises UserError where it fails."""
-    checkpoint = variant.format == "checkpoint"
+    checkpoint = FORMATS[variant.format].weights
     script = pathlib.Path(__file__).with_name("predict_ckpoint.py" if checkpoint else "predict.py")
     command = [sys.executable, str(script), "-i", str(image), "-w" if checkpoint else "-m", str(variant.path)]
     if checkpoint and variant.make is None:  # the checkpoint itself may need what was said of it here
@@ -64,35 +65,42 @@ def cold_start(variant, image, args):
 
 
 def measure(usable, split, samples, loading, args):
-    """A list of dicts, one a file, in the order of `usable`, and {name: why} of those whose process fails.
+    """A list of dicts, one a file, in the order of `usable`, and {name: why} of those that cannot be opened or answered.
 
-    `samples` are Pillow images. Raises UserError where every process fails.
+    `samples` are Pillow images. Raises UserError where no file is left.
     """
     from utils.export.measure import answers_of, as_json, scores_of, speeds_of
 
-    files = {variant.name: open_file(variant, loading, args) for variant in usable}
+    files, failed = {}, {}
+    for variant in usable:
+        try:
+            files[variant.name] = open_file(variant, loading, args)
+        except UserError as error:
+            failed[variant.name] = str(error)
+    if not files:
+        raise UserError(failed[usable[0].name])
     card = next(iter(files.values())).card
     progress(f"timing batches of {', '.join(map(str, BATCHES))}")
     images = np.concatenate([preprocess(image, card) for image in samples])
-    times, rows, failed = speeds_of(files, images, BATCHES, most=60, seconds=2.0), [], {}
+    times, rows = speeds_of(files, images, BATCHES, most=60, seconds=2.0), []
     with tempfile.TemporaryDirectory() as folder:
         image = pathlib.Path(folder, "image.png")
         with replacing(image) as temporary:
             samples[0].save(temporary)
-        for variant in usable:
+        for variant in (variant for variant in usable if variant.name in files):
             progress(f"measuring {variant.name}")
             file, fastest = files[variant.name], max(times[variant.name], key=lambda latency: latency.images_per_second)
             row = {"name": variant.name, "file": str(variant.path), "arithmetic": file.arithmetic, "device": file.device}
             row |= {"bytes": file.bytes}
-            row |= scores_of(answers_of(file, split, args.batch_size, args.num_workers)) if split else {}
             row |= {"latency": as_json(times[variant.name])}
             row |= {"best batch": fastest.batch, "images/s": fastest.images_per_second}
             try:
+                row |= scores_of(answers_of(file, split, args.batch_size, args.num_workers)) if split else {}
                 rows.append(row | {"cold start s": cold_start(variant, image, args)})
             except UserError as error:
                 failed[variant.name] = str(error)
     if not rows:
-        raise UserError(next(iter(failed.values())))
+        raise UserError(failed[usable[0].name])
     return rows, failed
 
 

@@ -39,6 +39,15 @@ def parser():
     return p
 
 
+def kind_of(file, weights):
+    """What tells the results on a file from those on its checkpoint: the end of its name, or its kind."""
+    stem, card = pathlib.Path(weights).stem, file.card
+    said = stem.removeprefix(f"{card.file_name}_")
+    if said not in (stem, "quantized"):
+        return said
+    return card.scheme or (None if file.engine == "checkpoint" else file.engine)
+
+
 def main():
     args = parser().parse(lambda args: cli.same_file(args, "output", "csv"))
 
@@ -65,7 +74,7 @@ def main():
     if file.warning():
         print(file.warning(), file=sys.stderr)
     card = file.card
-    kind = card.scheme or (None if file.engine == "checkpoint" else file.engine)
+    kind = kind_of(file, args.weights)
     split, dataset = open_split(card, args.dataset, args.data_dir, args.split, changes_of(args))
     other_split = split.name if split is not dataset.reported else None
     size, tta = args.image_size and f"{args.image_size}px", args.tta if args.tta != "none" else None

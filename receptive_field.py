@@ -27,6 +27,7 @@ from utils.data.flags import no_data
 from utils.receptive_field.report import METHODS, choose_layer, describe, in_pixels, measure, to_json
 from utils.receptive_field.spans import CAP
 
+UNTRAINED = "random weights, untrained"
 IMAGES = 64  # that the effective field is averaged over, unless told otherwise
 
 
@@ -69,7 +70,7 @@ def main():
         notice = f"the data set {printable(wanted)} of the model is not here (--data_dir says where it lies)"
         print(f"\n{notice}; digits take its place")
     heat, unit, size, note = look(network, card, layer, fields[layer].dims, split, args.images)
-    weights = str(args.weights) if args.weights else "random weights, untrained"
+    weights = str(args.weights) if args.weights else UNTRAINED
     used, source = min(args.images, len(split)), f"{dataset.name} {split.name}"
     effective = {"layer": layer, "unit": unit, "weights": weights, "images": f"{used} of {source}", "effective_size": size}
     effective |= {"note": note} if note else {}
@@ -125,7 +126,7 @@ def draw(image, card, field, heat, effective, path):
     ]
     (top, bottom), (left, right) = spans
     which = f"unit {tuple(unit)}" if unit else "all units"
-    state = "trained" if card.training else "random weights"
+    state = "random weights" if effective["weights"] == UNTRAINED else "trained"
     titles = (
         f"{effective['layer']}, {which}: theoretical field {in_pixels(field)}",
         f"effective field, about {effective['effective_size']:.0f} px across",

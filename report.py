@@ -20,6 +20,7 @@ from utils.core.files import protect, write_text
 from utils.core.inputs import nothing_there
 from utils.core.machine import keep_memory
 from utils.data.flags import no_data
+from utils.inference.formats import FORMATS
 
 MOST_FILES = 20_000  # of a data set that are looked through; check_dataset.py takes any number
 
@@ -110,7 +111,7 @@ def add_network(found, path, file):
     from utils.export.verify import widened
     from utils.report.network import network_of
 
-    if file.engine != "checkpoint":
+    if not FORMATS[file.engine].weights:
         raise UserError("Only a checkpoint is analysed.")
     network, card = load_model(path)
     found.network = network_of(widened(network, card), card)
@@ -145,6 +146,8 @@ def main():
     paths = [model_file(place) for place in args.weights]
     cards = [path.with_name("MODEL_CARD.md") for path in paths] if args.card else []
     protect(*paths)
+    if len({*cards}) < len(cards):
+        raise UserError("both models lie in one folder, which holds one MODEL_CARD.md: give it with one of them", option="card")
     for place in cards:
         check_card_place(place)
     runs = [look(path, name, args) for path, name in zip(paths, names_of(paths), strict=True)]

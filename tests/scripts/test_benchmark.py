@@ -120,6 +120,10 @@ def test_a_file_whose_process_fails_is_named_and_the_rest_is_measured(result_of,
     out, result, _ = result_of("--weights", weights)
     assert [row["name"] for row in result["files"]] == ["PyTorch fp32"]
     assert "not in the table: PyTorch fp16: predict_ckpoint.py failed on fp16" in out
+    (tmp_path / "converted_models" / "custom_onnx.onnx").write_text("text")
+    out, result, _ = result_of("--weights", weights)
+    assert [row["name"] for row in result["files"]] == ["PyTorch fp32"]
+    assert "not in the table: ONNX Runtime fp32: " in out and "custom_onnx.onnx is not an ONNX file" in out
     fails_for("fp32", "fp16")
     with pytest.raises(UserError, match="failed on fp32"):
         main_of("benchmark", "--weights", weights)

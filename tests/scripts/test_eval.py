@@ -91,6 +91,22 @@ def test_a_checkpoint_without_a_card_takes_model_and_data_set(main_of, tmp_path)
     assert result(tmp_path, "custom_16px_bare")["samples"] == 359
 
 
+def test_results_of_files_that_are_made_of_one_checkpoint_do_not_replace_each_other(checkpoint, main_of, tmp_path):
+    made = (
+        ("export", "-e", "onnx"),
+        ("export", "-e", "onnx", "--with_preprocessing"),
+        ("export", "-e", "onnx", "--fp16"),
+        ("quantize",),
+    )
+    for script, *flags in made:
+        main_of(script, "-w", checkpoint, *flags)
+    files = sorted((checkpoint.parent / "converted_models").iterdir())
+    for path in files:
+        main_of("eval", "-w", path)
+    names = sorted(path.stem for path in (tmp_path / "results" / "accuracy" / "digits").glob("*.json"))
+    assert len(files) == len(made) and names == [path.stem for path in files]
+
+
 @pytest.mark.parametrize("flags", [("-e", "onnx"), ("-e", "torchscript"), ("-e", "onnx", "--with_preprocessing")])
 def test_exported_files_go_through_the_same_evaluation(checkpoint, main_of, tmp_path, flags):
     main_of("eval", "-w", checkpoint)

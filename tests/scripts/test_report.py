@@ -18,11 +18,12 @@ from labelled_images import shards_of
 from PIL import Image
 
 from models.build import build_model
-from models.checkpoint import save_checkpoint
+from models.checkpoint import read_checkpoint, save_checkpoint
 from utils.core import files
 from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.data.datasets import open_dataset
+from utils.data.splits import images_digest
 from utils.report.model_card import check_card_place
 from utils.report.page import SECTIONS
 
@@ -267,6 +268,27 @@ def test_what_was_augmented_otherwise_or_not_there_is_not_shown(call, tmp_path):
         assert "does not hold the flags" not in page.text
         trained_on = "measured on other data" in (folder / "MODEL_CARD.md").read_text()
         assert trained_on is not shown
+
+
+def test_a_training_folder_that_was_moved_is_still_its_own(call, tmp_path):
+    photos = make_photos(tmp_path / "own")
+    opened = open_dataset(str(photos))
+    folder = random_run(tmp_path, ["blue", "green", "red"], photos)
+    contents = read_checkpoint(folder / "best_model.pth")
+    contents["card"]["training"]["images"] = images_digest(opened)
+    save_checkpoint(folder / "best_model.pth", contents)
+    photos.rename(tmp_path / "moved")
+    call("report", "-w", folder, "-d", tmp_path / "moved", "--card", "--output", tmp_path / "page.html")
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "measured on other data" not in card and "a little too good" in card
+
+
+def test_one_folder_takes_the_card_of_one_model(call, tmp_path):
+    folder = random_run(tmp_path, ["blue", "green", "red"], make_photos(tmp_path / "own"))
+    shutil.copy(folder / "best_model.pth", folder / "last.pth")
+    both = ("-w", folder / "best_model.pth", "-w", folder / "last.pth")
+    with pytest.raises(UserError, match="both models lie in one folder"):
+        call("report", *both, "--card")
 
 
 def test_nothing_is_claimed_of_classes_without_images(call, tmp_path):

@@ -30,7 +30,10 @@ def answers_of(file, split, batch_size, num_workers):
 def must_be_finite(logits, file):
     """Raises UserError where an answer of an opened file is not finite: no figure that is made of it would mean anything."""
     if not np.isfinite(logits).all():
-        raise UserError(f"{file.path} answers with numbers that are not finite; its weights are damaged", option="weights")
+        raise UserError(
+            f"{file.path} answers with numbers that are not finite: its weights are damaged or too great",
+            option="weights",
+        )
 
 
 def _answers_of(file, split, batch_size, num_workers):

@@ -104,7 +104,9 @@ class _Asker:
     def _judge(self, paths, odd, logits):
         if not np.isfinite(logits).all():
             path = paths[int(np.argmin(np.isfinite(logits).all(axis=1)))]
-            raise UserError(f"{self.predictor.path} answers {path} with numbers that are not finite; its weights are damaged")
+            raise UserError(
+                f"{self.predictor.path} answers {path} with numbers that are not finite: its weights are damaged or too great"
+            )
         classes, answers = self.predictor.card.classes, []
         for path, words, probabilities in zip(paths, odd, softmax(logits), strict=True):
             best = np.argsort(-probabilities, kind="stable")[: self.options.topk]

@@ -73,6 +73,7 @@ class Predictor:
     device = "cpu"
     card = card_text = None
     fixed_batch = fixed_size = num_outputs = None
+    probable = None  # whether it answers with probabilities, which only a file without a card does; None before it is asked
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
@@ -154,7 +155,9 @@ class Predictor:
         if logits.shape[1] != self.card.num_classes:
             named, option = f"{self.card.num_classes} classes are named", None if self.card_text else "classes"
             raise UserError(f"{named}, but {self.path} answers with {logits.shape[1]}", option=option)
-        return logits if self.card_text else as_logits(logits)
+        if self.probable is None and not self.card_text:  # asked once: the answers to one image do not hang on the others
+            self.probable = are_probabilities(logits)
+        return np.log(np.maximum(logits, 1e-12)) if self.probable else logits
 
     def predict(self, images):
         """The same call for tensors: float32 (N, 3, S, S) on any device -> float32 logits (N, C) on the CPU."""
@@ -175,11 +178,10 @@ class Predictor:
         raise NotImplementedError
 
 
-def as_logits(outputs):
-    """Logits as they are; rows of probabilities (a file without a card may end in a softmax) as their logarithms."""
-    if outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
-        return np.log(np.maximum(outputs, 1e-12))
-    return outputs
+def are_probabilities(outputs):
+    """Whether rows (N, C) are probabilities, as of a file that ends in a softmax; perhaps in steps of 1/256, as in int8."""
+    rounding = min(max(1e-3, outputs.shape[1] / 512), 0.1)
+    return bool(outputs.min() >= 0 and outputs.max() <= 1 and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=rounding))
 
 
 def softmax(logits):

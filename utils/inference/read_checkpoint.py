@@ -19,13 +19,13 @@ class CheckpointPredictor(Predictor):
 
     def take_card(self, classes=None, image_size=None, model=None):
         network, self.card = load_model(self.path, model, classes, image_size)
+        self.dtype = self.card.needs.get("dtype")  # in which it was loaded, whatever the card is told later
         self.card_text = self.card.to_json()
         self.network = network.to(self.device, memory_format=torch.channels_last)
 
     @property
     def arithmetic(self):
-        dtype = self.card.needs.get("dtype")
-        return arithmetic(getattr(torch, dtype), torch.device(self.device)) if dtype else super().arithmetic
+        return arithmetic(getattr(torch, self.dtype), torch.device(self.device)) if self.dtype else super().arithmetic
 
     def predict(self, images):
         with torch.inference_mode(), exact_matmul():

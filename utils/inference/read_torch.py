@@ -43,8 +43,12 @@ class TorchPredictor(Predictor):
     def _run(self, batch):
         from utils.runtime.device import exact_matmul  # not above: torch is imported when a file is opened
 
-        with self.torch.inference_mode(), exact_matmul():
-            outputs = self.network(self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device, self.dtype))
+        images = self.torch.from_numpy(np.ascontiguousarray(batch)).to(self.device, self.dtype)
+        try:
+            with self.torch.inference_mode(), exact_matmul():
+                outputs = self.network(images)
+        except Exception as error:  # a program raises what its author wrote: AssertionError, torch.jit.Error, …
+            raise RuntimeError(str(error).strip() or type(error).__name__) from None
         return _logits(outputs, self.torch).float().cpu().numpy()
 
 

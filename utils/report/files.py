@@ -69,7 +69,7 @@ def exported_files(run, answers):
 
 
 def _ask(path, run, chosen, answers):
-    file = open_predictor(path, otherwise="checkpoint")
+    file = open_predictor(path, device="cpu" if run.device == "cpu" else "auto", otherwise="checkpoint")
     if file.card.classes != run.classes:
         raise UserError("it knows other classes than the checkpoint")
     answer = answers(file, run.split.subset(chosen)).logits.argmax(1)

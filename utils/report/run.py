@@ -6,7 +6,7 @@ import numpy as np
 
 from utils.core.card import ModelCard
 from utils.data.datasets import is_own
-from utils.data.splits import Dataset, Split
+from utils.data.splits import Dataset, Split, images_digest
 from utils.evaluation.evaluate import Evaluation
 from utils.report.curves import Curves
 
@@ -45,7 +45,8 @@ class Run:
     @property
     def has_own_data(self):
         """Whether the data reported on are those that it was trained on."""
-        return is_own(self.card, self.data)
+        own = self.card.training.get("images")  # known again where they have moved
+        return is_own(self.card, self.data) or (own is not None and own == images_digest(self.dataset))
 
     @property
     def split_chose_epoch(self):
