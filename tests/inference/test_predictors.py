@@ -39,7 +39,7 @@ def test_what_a_file_without_a_card_answers_to_an_image_does_not_hang_on_the_oth
 
 def test_a_program_of_others_for_one_image_answers_any_number_and_refuses_other_sizes_in_a_sentence(tmp_path):
     network = Checked().eval()
-    program = torch.export.export(network, (torch.zeros(1, 3, 8, 8),))
+    program = torch.export.export(torch.nn.Sequential(network), (torch.zeros(1, 3, 8, 8),))  # its weights are called 0.linear
     torch.export.save(program, tmp_path / "foreign.pt2")
     scripted = torch.jit.script(network)
     scripted.save(tmp_path / "foreign.pt")

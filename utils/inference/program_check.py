@@ -14,7 +14,7 @@ import zipfile
 from utils.core.errors import UserError
 
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
-DOTTED = re.compile(r"([A-Za-z_]\w*(\.[\w-]+)*)?\Z")  # torchvision has layers such as `block1-0`
+DOTTED = re.compile(r"(\w+(\.[\w-]+)*)?\Z")  # torchvision has layers such as `block1-0`, an nn.Sequential `0.weight`
 OPERATOR = re.compile(
     r"(torch\.ops\.aten\.(?!from_file\b|save\b)\w+\.\w+"  # those two write files
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
