@@ -643,7 +643,7 @@ def test_script_writes_table_json_and_picture(main_of, tmp_path):
 
 def test_the_box_lies_where_the_unit_looks(tmp_path, figures):
     field = Field(Span(-2, 4, 2), Span(-1, 1, 2), (16, 16))  # 7 px high, 3 px wide
-    effective = {"layer": "0", "unit": (8, 5), "effective_size": 3.0, "images": "1 of digits test"}
+    effective = {"layer": "0", "unit": (8, 5), "effective_size": 3.0, "images": "1 of digits test", "weights": "a.pth"}
     card, heat = ModelCard("custom", ["a"], 32), torch.ones(32, 32)
     receptive_field.draw(Image.new("RGB", (40, 40)), card, field, heat, effective, tmp_path / "field.png")
     (box,) = figures[0].axes[0].patches

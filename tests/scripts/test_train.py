@@ -255,7 +255,11 @@ def test_a_diverging_run_keeps_the_last_good_checkpoint(main_of, tmp_path):
 def test_a_place_that_is_a_file_is_named_before_anything_is_decoded(script, tmp_path):
     (tmp_path / "weights").write_text("mine")
     result = script("train.py", *TINY, "--max_epoch", 1)
-    assert result.returncode == 2 and result.stderr.startswith("error: weights/digits") and "CPU," not in result.stdout
+    assert (
+        result.returncode == 2
+        and result.stderr.startswith("error: --path_to_save: weights/digits")
+        and "CPU," not in result.stdout
+    )
     assert len(result.stderr.splitlines()) == 1 and (tmp_path / "weights").read_text() == "mine"
 
 

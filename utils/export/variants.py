@@ -7,7 +7,7 @@ from utils.core.errors import UserError
 from utils.data.samples import calibration_images, example_images
 from utils.export.quantize import QUANTIZERS
 from utils.export.verify import export_model
-from utils.inference.formats import FORMATS, converted_folder, converted_name, exported, format_of
+from utils.inference.formats import FORMATS, converted_folder, converted_name, exported, recognise
 
 CALIBRATION = 256  # images, as quantize.py takes unless told otherwise
 
@@ -35,7 +35,7 @@ def variants(weights, network, card, dataset):
     """Every kind of file that the tables of schemes and engines know, by engine, the checkpoint first."""
     folder, stem = converted_folder(weights), converted_name(weights, card)
     images, source = example_images(card, 64)
-    found = [Variant(format_of(weights, otherwise="checkpoint"), "fp32", pathlib.Path(weights))]
+    found = [Variant(recognise(weights) or "checkpoint", "fp32", pathlib.Path(weights))]
     for scheme, quantizer in QUANTIZERS.items():
         path = folder / quantizer.file_name(stem)
 
