@@ -1,9 +1,9 @@
 """Make a smaller file of a trained network, and measure what it costs and gains: size, accuracy, agreement, latency.
 
-    python quantize.py -w weights/FashionMNIST/custom/best_model.pth                          fp16: half the bytes
-    python quantize.py -w weights/FashionMNIST/custom/best_model.pth   --scheme int8          a quarter, for ONNX Runtime
-    python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8-dynamic    needs no calibration
-    python quantize.py -m resnet18 -w plain_state_dict.pth -c classes.txt                     a file without a model card
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth                         fp16: half the bytes
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8           a quarter, for ONNX Runtime
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8-dynamic   needs no calibration
+    python quantize.py -m resnet18 -w plain_state_dict.pth -c classes.txt                    a file without a model card
 
 Everything is measured on the reloaded file, in the arithmetic that it ships in, beside the fp32 file for the same engine.
 Exit status 4: the file is written, but its accuracy is lower by more than --max_drop.

@@ -25,6 +25,7 @@ CAUSED = [
     (OSError(errno.EFBIG, "File too large"), 2),
     (UserError("no such file: a\nb\x1b[2J"), 2),
     (MemoryError(), 2),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), 2),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 2),
     (KeyboardInterrupt(), 130),
 ]

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 
+import matplotlib.text
 import numpy as np
 import pytest
 import torch
@@ -648,6 +649,15 @@ def test_the_box_lies_where_the_unit_looks(tmp_path, figures):
     receptive_field.draw(Image.new("RGB", (40, 40)), card, field, heat, effective, tmp_path / "field.png")
     (box,) = figures[0].axes[0].patches
     assert (*box.get_xy(), box.get_width(), box.get_height()) == (8.5, 13.5, 3, 7)  # from half a pixel before the first
+
+
+@pytest.mark.parametrize(("weights", "state"), [("a.pth", "trained"), (receptive_field.UNTRAINED, "random weights")])
+def test_the_picture_says_whether_the_weights_were_trained_also_of_a_file_without_a_card(weights, state, tmp_path, figures):
+    effective = {"layer": "0", "unit": (8, 5), "effective_size": 3.0, "images": "1 of digits test", "weights": weights}
+    card, heat, field = ModelCard("custom", ["a"], 32), torch.ones(32, 32), Field(Span(-2, 4, 2), Span(-1, 1, 2), (16, 16))
+    receptive_field.draw(Image.new("RGB", (40, 40)), card, field, heat, effective, tmp_path / "field.png")
+    words = [text.get_text() for text in figures[0].findobj(matplotlib.text.Text)]
+    assert any(f"({state}, 1 of digits test)" in text for text in words)
 
 
 @pytest.mark.parametrize("method", ["gradient", "analytic"])

@@ -260,3 +260,6 @@ def test_quantized_is_a_known_flag_that_refuses_others(checkpoint, main_of, tmp_
     card = ModelCard("custom", [str(i) for i in range(10)], 16, scheme="fp16", training={"dataset": "digits"})
     save_checkpoint(tmp_path / "half.pth", {"model": weights, "card": card.to_dict()})
     assert main_of("eval", "-w", tmp_path / "half.pth", "-q")[0] == 0
+    save_checkpoint(tmp_path / "plain.pth", {"model": weights})  # without a card, so its weights were widened to 32 bits
+    main_of("eval", "-w", tmp_path / "plain.pth", "-q", "-m", "custom", "--image_size", 16, "-d", "digits")
+    assert result(tmp_path, "custom_fp16_16px_plain")["precision"] == "computes in fp32"

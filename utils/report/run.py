@@ -1,5 +1,6 @@
 """What a report knows of one trained model: its answers to a split, and what was gathered around them."""
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,7 +43,7 @@ class Run:
         """bool (n,): which images are answered right, in the order of the split."""
         return (self.evaluation.logits.argmax(1) == self.evaluation.labels).numpy()
 
-    @property
+    @functools.cached_property
     def has_own_data(self):
         """Whether the data reported on are those that it was trained on."""
         own = self.card.training.get("images")  # known again where they have moved

@@ -1,6 +1,7 @@
 """The optimizers, and which parameters decay."""
 
 import torch
+from torch.optim.adamw import adamw as adamw_step
 
 from utils.training.registry import OPTIMIZERS
 
@@ -29,7 +30,7 @@ class Muon(torch.optim.Optimizer):
     Norms, biases, depthwise filters and what has a side below four move as with AdamW.
 
     The steps are as large as those of AdamW usually are (Liu et al. 2025), so its learning rate and weight decay suit both.
-    The matrices are computed in fp32: torch and timm compute theirs in bf16, which a CPU without bf16 does thirty times slower.
+    The matrices are computed in fp32: torch and timm compute theirs in bf16, which is slow on a CPU without it.
     """
 
     def __init__(self, groups, lr, momentum, fused=True, weight_decay=0.0):
@@ -39,31 +40,29 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure=None):
         """Take one step of all weights that have a gradient."""
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                move = _orthogonal_step if is_matrix(weight) else _adam_step
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            for weight in filter(is_matrix, weights):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(move(weight.grad, self.state[weight], group["momentum"]), alpha=-group["lr"])
+                weight.add_(self._orthogonal_step(weight, group["momentum"]), alpha=-group["lr"])
+            self._adamw([weight for weight in weights if not is_matrix(weight)], group)
 
+    def _orthogonal_step(self, weight, momentum):
+        state, gradient = self.state[weight], weight.grad
+        if not state:
+            state["exp_avg"] = torch.zeros_like(weight)
+        state["exp_avg"].lerp_(gradient, 1 - momentum)
+        matrix = gradient.lerp(state["exp_avg"], momentum).flatten(1)  # Nesterov's look ahead
+        return (orthogonal(matrix) * (0.2 * max(matrix.shape) ** 0.5)).view(weight.shape)
 
-def _orthogonal_step(gradient, state, momentum):
-    if not state:
-        state["average"] = torch.zeros_like(gradient)
-    state["average"].lerp_(gradient, 1 - momentum)
-    matrix = gradient.lerp(state["average"], momentum).flatten(1)  # Nesterov's look ahead
-    return (orthogonal(matrix) * (0.2 * max(matrix.shape) ** 0.5)).view(gradient.shape)
-
-
-def _adam_step(gradient, state, momentum, beta2=0.999):
-    if not state:
-        state |= {"average": torch.zeros_like(gradient), "square": torch.zeros_like(gradient), "step": torch.zeros(())}
-    state["step"] += 1
-    state["average"].lerp_(gradient, 1 - momentum)
-    state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    count = state["step"].item()
-    root = (state["square"] / (1 - beta2**count)).sqrt_().add_(1e-8)
-    return state["average"] / (1 - momentum**count) / root
+    def _adamw(self, weights, group):
+        for weight in weights:
+            if not self.state[weight]:
+                moments = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[weight].update(moments, step=torch.zeros(()))
+        gradients = [weight.grad for weight in weights]
+        averages, squares, steps = ([self.state[w][name] for w in weights] for name in ("exp_avg", "exp_avg_sq", "step"))
+        rates = {"lr": group["lr"], "weight_decay": group["weight_decay"], "beta1": group["momentum"], "beta2": 0.999}
+        adamw_step(weights, gradients, averages, squares, [], steps, **rates, eps=1e-8, amsgrad=False, maximize=False)
 
 
 def is_matrix(weight):
