@@ -19,13 +19,15 @@ class CheckpointPredictor(Predictor):
 
     def take_card(self, classes=None, image_size=None, model=None):
         network, self.card = load_model(self.path, model, classes, image_size)
-        self.dtype = self.card.needs.get("dtype")  # in which it was loaded, whatever the card is told later
+        dtype = self.card.needs.get("dtype")  # asked here, as the card may be told another one later
+        device = torch.device(self.device)
+        self.computes = arithmetic(getattr(torch, dtype), device) if dtype else self.card.arithmetic(self.device)
         self.card_text = self.card.to_json()
         self.network = network.to(self.device, memory_format=torch.channels_last)
 
     @property
     def arithmetic(self):
-        return arithmetic(getattr(torch, self.dtype), torch.device(self.device)) if self.dtype else super().arithmetic
+        return self.computes
 
     def predict(self, images):
         with torch.inference_mode(), exact_matmul():
