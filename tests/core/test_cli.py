@@ -169,6 +169,13 @@ def test_a_fault_in_a_file_of_flags_names_file_and_line(text, message, tmp_path)
         parser().parse(argv=[file_of(tmp_path, text)])
 
 
+def test_a_line_of_a_file_may_be_wrong_where_the_flag_is_given_again(tmp_path):
+    file = file_of(tmp_path, "--count 0")
+    assert parser().parse(argv=[file, "--count=3"]).count == 3
+    with pytest.raises(UserError, match="line 1: --count 0"):
+        parser().parse(argv=["--count", "3", file, "--flag"])
+
+
 def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "image.png").write_bytes(b"\xff\xd8")
     for name, reason in (("nothing.txt", "No such file"), ("image.png", "not a text file"), ("a\0b", "not a text file")):

@@ -146,20 +146,31 @@ class Parser(argparse.ArgumentParser):
 
     def _with_files(self, argv):
         """The words of a command line, with the flags of a file in the place of `@FILE`."""
-        words, faults = [], []
+        words, lines = [], []
         for word in argv:
             if not word.startswith("@"):
                 words.append(word)
                 continue
             path = word[1:]
             for number, line in flag_lines(path):
-                faults += [f"{path}, line {number}: {fault}" for fault in self._faults_alone(line)]
                 words += line
+                lines.append((f"{path}, line {number}", line, len(words)))
             if os.path.basename(path) != RECORD:  # which the repeated run writes again
                 protect(path)
+        faults = [
+            f"{where}: {fault}"
+            for where, line, end in lines
+            if not self._given_again(line[0], words[end:])
+            for fault in self._faults_alone(line)
+        ]
         if faults:
             raise UserError("; ".join(faults))
         return words
+
+    def _given_again(self, flag, later):
+        """Whether the words `later` on the command line have another value for `flag`, which then holds."""
+        action, *others = (self._option_string_actions.get(word.split("=")[0]) for word in (flag, *later))
+        return action is not None and action in others
 
     def _faults_alone(self, words):
         """The faults of some words of a command line, whatever else may be missing on it."""
