@@ -35,6 +35,7 @@ CASES = {
     "cifar10_sample": ("custom", "cifar10_sample", 64, 3),
     "jpegs": ("custom", "jpegs", 224, 3),
     "custom_28": ("custom", "FashionMNIST", 28, 6),  # from here on the published networks at their own size
+    "custom_56": ("custom", "FashionMNIST", 56, 6),
     "mobilenet_v3_small_96": ("mobilenet_v3_small", "FashionMNIST", 96, 2),
     "resnet18_small_28": ("resnet18_small", "FashionMNIST", 28, 3),
 }
