@@ -125,6 +125,8 @@ def contradictions(args):
         "--resume knows the epoch to go on with; leave out --start_epoch": args.start_epoch and args.resume,
         "--freeze on random weights learns nothing; add --pretrained or --weights": (
             args.freeze and not (args.pretrained or args.weights or args.resume)),
+        "--freeze trains the head alone, at the whole learning rate; leave out --layer_decay": (
+            args.freeze and args.layer_decay != 1),
         "--teacher_share and --temperature need a --teacher": (
             not args.teacher and {"teacher_share", "temperature"} & args.given),
         "--weights already says what to start from; leave out --pretrained": args.weights and args.pretrained,

@@ -97,6 +97,62 @@ def test_a_group_column_that_only_one_of_the_tables_has(photos):
     assert train | val == {f"p{i}" for i in range(5)} and not train & val and len(set(dataset.test.groups)) == len(dataset.test)
 
 
+def test_images_of_tables_beside_a_grouped_one_may_have_equal_names(photos):
+    for name, end in (("val", "val"), ("test", "val")):  # an image of its own in each
+        shutil.copytree(photos / end, photos / "all" / name)
+        rows = [(path, label) for path, label in images_in(photos / "all") if path.startswith(name)]
+        write_table(photos / "all" / f"{name}.csv", rows)
+    shutil.copytree(photos / "train", photos / "all" / "train")
+    rows = [(*row, "p") for row in images_in(photos / "all") if row[0].startswith("train")]
+    dataset = open_dataset(write_table(photos / "all" / "train.csv", rows, ("image", "label", "patient")))
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (24, 9, 9)
+
+
+def test_names_that_two_images_would_share_are_whole_paths(flat, tmp_path):
+    for site in range(6):
+        make_photos(tmp_path / "sites" / f"site{site}", classes=("a", "b"), train=5, val=0)
+        shutil.move(tmp_path / "sites" / f"site{site}" / "train" / "a", tmp_path / "sites" / f"site{site}" / "a")
+        shutil.move(tmp_path / "sites" / f"site{site}" / "train" / "b", tmp_path / "sites" / f"site{site}" / "b")
+    table = write_table(tmp_path / "sites" / "a.csv", images_in(tmp_path / "sites"))
+    dataset = open_dataset(table, val_fraction=0.2)
+    names = [*dataset.train.names(), *dataset.val.names()]
+    assert len(set(names)) == len(names) == 60 and "site1/a/1.jpg" in names and 6 <= len(dataset.val) <= 18
+    assert any("60 images share their names from the class folder on" in notice for notice in dataset.notices)
+    groups = open_dataset(table, val_fraction=0.2, reading=Reading(group_regex="site[0-9]")).val.groups
+    assert 1 <= len(set(groups)) <= 3
+
+
+def test_a_column_is_taken_for_that_of_splits_or_groups_where_it_can_be(flat):
+    rows = [
+        (path, label, "vidir", "" if number % 3 else f"p{number % 2}") for number, (path, label) in enumerate(images_in(flat))
+    ]
+    dataset = open_dataset(write_table(flat / "a.csv", rows, ("image", "label", "dataset", "patient")), val_fraction=0.3)
+    assert any("column 'dataset' names no split ('vidir')" in notice for notice in dataset.notices)
+    groups = [*dataset.train.groups, *dataset.val.groups]
+    assert len(groups) == 90 and len(set(groups)) == 60 + 2
+    with pytest.raises(UserError, match="row 2 names the split 'vidir'"):
+        open_dataset(str(flat / "a.csv"), reading=Reading(split_column="dataset"))
+    with pytest.raises(UserError, match="the group is empty"):
+        open_dataset(str(flat / "a.csv"), reading=Reading(group_column="patient"))
+
+
+def test_a_column_of_patients_groups_the_rows_of_hugging_face_too(flat, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf_cache"))
+    found = images_in(flat)
+    images = [{"bytes": (flat / path).read_bytes(), "path": path} for path, _ in found]
+    columns = {"image": images, "label": [label for _, label in found], "Patient": [i // 3 for i in range(90)]}
+    columns["video"] = [None] * 90  # tells nothing
+    features = datasets.Features(
+        image=datasets.Image(), label=datasets.Value("string"), Patient=datasets.Value("int64"), video=datasets.Value("string")
+    )
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "a.parquet"))
+    dataset = open_dataset(f"hf:{tmp_path / 'a.parquet'}", val_fraction=0.3)
+    assert any("groups in 'Patient'" in notice for notice in dataset.notices)
+    train, val = set(dataset.train.groups), set(dataset.val.groups)
+    assert len(train | val) == 30 and not train & val and val
+
+
 def test_a_parquet_table_is_read_like_a_csv(flat):
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")

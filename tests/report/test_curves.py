@@ -83,6 +83,15 @@ def test_a_run_that_was_resumed_took_all_of_its_epochs():
     assert curves_of(found).seconds == 300.0
 
 
+def test_epochs_keep_their_numbers_where_the_first_is_a_later_one():
+    found = history([2.0, 1.0, 3.0])
+    for record in found["epochs"]:
+        record["epoch"] += 3
+    found["best"]["epoch"] += 3
+    curves = curves_of(found)
+    assert (curves.epochs, curves.chosen, curves.last) == (3, 5, 6)
+
+
 def test_weights_of_the_last_epoch_are_not_called_the_best():
     found = history([2.0, 1.0, 3.0])
     best, last = curves_of(found), curves_of(found, chosen=3)

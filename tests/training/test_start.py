@@ -1,6 +1,7 @@
 """Starting a run from weights: the trunk strictly, known classes by name, and from the card whatever was not chosen."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -155,6 +156,10 @@ def test_a_run_from_own_weights(main_of, weights, tmp_path):
     flags = ("-d", "digits", "--max_epoch", 1, "--precision", "fp32", "--augment", "none", "--num_workers", 0)
     _, out = main_of("train", *flags, "-w", weights)
     assert "10 of 10 classes kept" in out
+    told = {"model": "custom", "image_size": 16, "base_lr": 0.001, "wp_epoch": 0.2}  # what nobody chose is as it was settled
+    written = json.loads((tmp_path / "weights/digits/custom/history.json").read_text())["flags"]
+    lines = (tmp_path / "weights/digits/custom/args.txt").read_text().splitlines()
+    assert told.items() <= written.items() and {"# --model custom", "# --base_lr 0.001", "# --wp_epoch 0.2"} <= {*lines}
     card = ModelCard.from_dict(read_checkpoint(tmp_path / "weights/digits/custom/best_model.pth")["card"])
     assert (card.architecture, card.image_size, card.mean) == ("custom", 16, (0.5,) * 3)
     assert card.training["final"]["Acc@1"] > 0.95 and load_model(tmp_path / "weights/digits/custom/best_model.pth")
@@ -165,6 +170,7 @@ def test_a_run_from_own_weights(main_of, weights, tmp_path):
     [
         (("-w", "a.pth", "--pretrained"), "--weights already says what to start from"),
         (("--freeze",), "add --pretrained or --weights"),
+        (("--freeze", "-w", "a.pth", "--layer_decay", 0.5), "leave out --layer_decay"),
     ],
 )
 def test_flags_that_exclude_each_other(flags, words, main_of, tmp_path):

@@ -179,6 +179,16 @@ def test_an_interrupted_run_with_a_teacher_goes_on_exactly_and_with_no_other(fil
     assert same(*(weights(trainer.files.last) for trainer in (whole, part)))
 
 
+def test_a_teacher_whose_run_was_only_tested_in_between_is_the_same(file, trainer_of, tmp_path):
+    options = {"max_epoch": 2, "teacher": str(file)}
+    part = trainer_of(**options)
+    signal_at(part, signal.SIGTERM, step=5)
+    part.fit()
+    tested = changed(file, tmp_path / "tested.pth", training={"final": {"split": "test", "Acc@1": 0.9}})
+    assert tested.read_bytes() != file.read_bytes()
+    assert trainer_of(**options | {"teacher": str(tested)}, resume="auto").state.step == 5
+
+
 @pytest.mark.parametrize("option", ["weights", "teacher"])
 def test_a_run_never_replaces_the_file_that_it_takes(option, trainer_of):
     first = trainer_of(max_epoch=1)

@@ -35,6 +35,12 @@ def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(signum, t
     assert [e["train"] for e in one["epochs"]] == [e["train"] for e in two["epochs"]]
 
 
+def test_a_head_is_not_trained_on_a_trunk_of_random_weights(trainer_of):
+    with pytest.raises(UserError, match="weights that are random and stay so learn nothing") as error:
+        trainer_of(freeze=True, resume="auto")
+    assert error.value.option == "freeze"
+
+
 def test_the_seconds_of_a_resumed_run_are_those_of_all_its_sessions(trainer_of):
     part = trainer_of(max_epoch=2)
     signal_at(part, signal.SIGTERM, step=9)  # of 11 in an epoch
@@ -150,7 +156,7 @@ def test_another_number_of_processes_begins_the_interrupted_epoch_again(trainer_
     assert "at epoch 2\n" in out and "processes was 2 in that run and is 1 now: it goes on, but not bit by bit" in out
 
 
-def test_an_interrupt_in_the_last_evaluation_loses_nothing_and_a_finished_run_is_tested_again(trainer_of, capsys):
+def test_an_interrupt_in_the_last_evaluation_leaves_the_test_images_unread_until_the_run_is_resumed(trainer_of, capsys):
     trainer, sent = trainer_of(), []
 
     def send(model, images):
@@ -158,11 +164,13 @@ def test_an_interrupt_in_the_last_evaluation_loses_nothing_and_a_finished_run_is
             sent.append(os.kill(os.getpid(), signal.SIGINT))
 
     trainer.state.model.register_forward_pre_hook(send)
-    assert trainer.fit() == 0 and sent
-    first = history(trainer)
-    again = trainer_of(resume="auto")
-    assert "after all of its 2 epochs" in capsys.readouterr().out
-    assert again.fit() == 0 and history(again)["final"] == first["final"] and history(again)["epochs"] == first["epochs"]
+    assert trainer.fit() == signal.SIGINT and sent and "final" not in history(trainer)
+    assert "stopped after epoch 2: " in capsys.readouterr().out
+    for _ in range(2):  # and once more, of a finished run
+        again = trainer_of(resume="auto")
+        assert "after all of its 2 epochs" in capsys.readouterr().out
+        assert again.fit() == 0 and history(again)["final"]["split"] == "test"
+    assert history(again)["epochs"] == history(trainer)["epochs"]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from utils.core.errors import UserError
 from utils.data.image_folder import SPLIT_OF
 from utils.data.rows import Rows, dataset_of_rows, listed, relative_name
+from utils.data.tables import GUESSES
 
 PREFIX = "hf:"
 
@@ -63,8 +64,10 @@ def read_hugging_face(name, reading, complete=True):
         if not _is_labelled(table, label):
             rows.notices.append(f"left out the split {part} ({table.num_rows:,} images): none of them has a label")
             continue
-        rows.notices += [f"{part}: images are in {image!r}, labels in {label!r}"]
-        _add_rows(rows, target, part, split, (image, label, reading.group_column))
+        group = reading.group_column or _group_column(table)
+        groups = f", groups in {group!r}" if group else ""
+        rows.notices += [f"{part}: images are in {image!r}, labels in {label!r}{groups}"]
+        _add_rows(rows, target, part, split, (image, label, group))
     base = pathlib.PurePath(target)
     return dataset_of_rows(base.stem if base.suffix == ".parquet" else base.name, rows, complete)
 
@@ -114,6 +117,16 @@ def _columns(part, reading):
             raise UserError(f"which of the columns {', '.join(features)} is the {role.replace('_column', '')}?", option=role)
         chosen.append(given or fitting[0])
     return chosen
+
+
+def _group_column(table):
+    """The column that is called as one of groups and has a text or a number in each row, or None."""
+    columns = {name.lower(): name for name in table.features}
+    for name in GUESSES["group_column"].split():
+        column = columns.get(name)
+        if column and all(isinstance(value, (str, int)) for value in table.data.column(column).to_pylist()):
+            return column
+    return None
 
 
 def _is_labelled(table, label):

@@ -45,7 +45,11 @@ class Rows:
         """A group for each image, its own where it has none; or None where no image has one."""
         if all(group is None for group in self.groups):
             return None
-        groups = [name if group is None else group for name, group in zip(self.names, self.groups, strict=True)]
+        alone = [
+            name if split == "train" else f"{split}/{name}"  # one name may stand for two images in two splits
+            for name, split in zip(self.names, self.splits or ["train"] * len(self), strict=True)
+        ]
+        groups = [name if group is None else group for name, group in zip(alone, self.groups, strict=True)]
         return np.array(groups, dtype=object)
 
 
@@ -96,8 +100,8 @@ def dataset_of_rows(name, rows, complete=True, class_file=None):
     if not len(rows):
         raise UserError(f"{name} holds no images", option="dataset")
     _name_classes(rows, class_file)
-    names = [from_class_folder(name, label) for name, label in zip(rows.names, rows.labels, strict=True)]
     splits = np.array(rows.splits or ["train"] * len(rows))
+    names = _names(rows, splits)
     if complete and "train" not in splits:
         raise UserError(f"{name} has {' and '.join(sorted(set(splits)))} images but none to train on", option="dataset")
     of_split = {split: {rows.labels[i] for i in np.flatnonzero(splits == split)} for split in SPLITS if split in splits}
@@ -113,6 +117,18 @@ def dataset_of_rows(name, rows, complete=True, class_file=None):
         places, keys = ([values[i] for i in chosen] for values in (rows.places, names))
         parts[split] = Split(split, labels[chosen], None, places, None, keys, None if groups is None else groups[chosen])
     return Dataset(name, classes, parts.get("train"), parts.get("val"), parts.get("test"), rows.notices)
+
+
+def _names(rows, splits):
+    """The names of the images from the folders of their classes on; whole where a split has others of that name."""
+    short = [from_class_folder(name, label) for name, label in zip(rows.names, rows.labels, strict=True)]
+    keys = [*zip(splits, short, strict=True)]
+    held = Counter(keys)
+    shared = [held[key] > 1 for key in keys]
+    if any(shared):
+        what = plural(sum(shared), "image")
+        rows.notices.append(f"{what} share their names from the class folder on, so their names are the whole paths")
+    return [whole if alike else name for whole, name, alike in zip(rows.names, short, shared, strict=True)]
 
 
 def _reading_order(name):

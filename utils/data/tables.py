@@ -53,6 +53,7 @@ def _table_rows(path, reading, rows, split):
     for line, values in body:
         where = f"{path}, row {line}"
         image, label, given, group = (None if column is None else values[column] for column in columns)
+        group = None if group == "" and reading.group_column is None else group  # a guessed column may have gaps
         for value, what in ((image, "image"), (label, "label"), (group, "group")):
             if value == "":
                 raise UserError(f"{where}: the {what} is empty")
@@ -132,8 +133,11 @@ def _choose_columns(path, header, body, reading, notices):
                 raise UserError(f"{path} has no column {given!r}; its columns are {', '.join(header)}", option=role)
             chosen[role] = header.index(given)
         else:
-            free = [name for name in names.split() if name in lower and lower.index(name) not in chosen.values()]
-            chosen[role] = lower.index(free[0]) if free else None
+            free = [lower.index(name) for name in names.split() if name in lower]
+            free = [column for column in free if column not in chosen.values()]
+            if role == "split_column":
+                free = [column for column in free if _names_splits(header[column], column, body, notices)]
+            chosen[role] = free[0] if free else None
     first = body[0][1] if body else [""] * len(header)
     if chosen["image_column"] is None or (reading.image_column is None and not is_image_name(first[chosen["image_column"]])):
         images = [i for i, value in enumerate(first) if is_image_name(value) and i not in chosen.values()]
@@ -149,6 +153,17 @@ def _choose_columns(path, header, body, reading, notices):
         words = ", ".join(f"{role.replace('_column', '')}s are in {header[i]!r}" for role, i in guessed.items())
         notices.append(f"columns of {path.name}, guessed by their names: {words}")
     return tuple(chosen.values())
+
+
+def _names_splits(name, column, body, notices):
+    """Whether a column names splits, to judge by its own name: `split` is clear, of the others one cell must name one.
+
+    A notice says where none does.
+    """
+    found = name.strip().lower() == "split" or any(values[column].strip().lower() in SPLIT_OF for _, values in body)
+    if body and not found:
+        notices.append(f"column {name!r} names no split ({body[0][1][column]!r}), so it is not taken for that of the splits")
+    return found or not body
 
 
 def _text_of(path):

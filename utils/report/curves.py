@@ -17,13 +17,15 @@ POINTS = 40  # up to so many epochs each value is a dot too
 
 @dataclass(frozen=True)
 class Curves:
-    """`charts`; `chosen`: the epoch that the weights are of, `is_best`: whether it was the best one.
+    """`charts`; `epochs`: how many were trained, `last`: the number of the last one; `chosen`: that of the epoch whose weights
+    these are, `is_best`: whether it was the best one.
 
     `plain`: (first, last) epoch without augmentation, or None.
     """
 
     charts: list
     epochs: int
+    last: int
     chosen: int | None
     is_best: bool
     plain: tuple | None
@@ -101,7 +103,9 @@ def curves_of(history, plain_from=None, chosen=None):
     charts.append(_chart("learning rate at the end of the epoch", rates, epochs, chosen, plain))
     # Older versions wrote as the total that of the last session of a run that was resumed.
     seconds = max((history.get("seconds") or {}).get("total", 0), sum(record.get("seconds", 0) for record in records))
-    return Curves([chart for chart in charts if chart], len(records), chosen, chosen == best.get("epoch"), plain, seconds)
+    return Curves(
+        [chart for chart in charts if chart], len(records), epochs[-1], chosen, chosen == best.get("epoch"), plain, seconds
+    )
 
 
 def _chart(title, lines, epochs, chosen, plain):

@@ -27,12 +27,11 @@ def _accuracy(run):
 def _chosen(run):
     if not run.curves or not run.curves.chosen:
         return None
-    epochs = plural(run.curves.epochs, "epoch")
     chosen_by_val = run.curves.held_out and run.curves.is_best
     on = "the best on the held-out images" if chosen_by_val else "the latest"
     too_good = chosen_by_val and run.split_chose_epoch
     again = " These are the images reported on here, so the accuracy is a little too good." if too_good else ""
-    return f"The weights are those of epoch {run.curves.chosen} of {epochs}, {on}.{again}"
+    return f"The weights are those of epoch {run.curves.chosen} of {run.curves.last}, {on}.{again}"
 
 
 def _weakest(run):

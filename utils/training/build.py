@@ -65,9 +65,7 @@ def build_trainer(options, device, stop=None):
     say_skipped(skipped, files)
     teacher = make_teacher(options, card, device)
     run = fingerprint(options, card, from_main(data_facts, dataset), precision, device, teacher)
-    saved = find_saved(options, files, run)
-    if saved and saved["card"]["training"].get("from_trained"):
-        options = replace(options, from_trained=True)  # also where what it started from is not named again
+    options, saved = find_earlier(options, files, run, start)
     if saved and precision == "auto":  # which is measured, and might be answered otherwise today
         precision = announced(from_main(possible_precision, saved["card"]["training"].get("precision", "fp32"), device))
     model = make_model(options, card, device, start)
@@ -99,15 +97,27 @@ def build_trainer(options, device, stop=None):
     files.write_classes(card.classes)
     files.write_arguments(options.arguments)
     card.training |= facts_of(options) | {"precision": config.precision}
-    loss_options = {"label_smoothing": options.label_smoothing}
-    if options.class_weights:
-        loss_options["weight"] = data.class_weights()
+    weights = {"weight": data.class_weights()} if options.class_weights else {}
+    loss_options = {"label_smoothing": options.label_smoothing} | weights
     step = Step(synchronised(network, config, options), config, schedule, loss_options, teacher, options.clip_grad, head)
     board = Board(files.folder / "logs", options.flags) if options.tensorboard and plan.rank == 0 else None
-    stop = stop or Interruptions(device, options.save_every)
+    stop = Interruptions(device, options.save_every) if stop is None else stop
     trainer = Trainer(options, data, card, state, step, plan, files, run, stop, board, started=started)
     trainer.add_earlier_sessions()
     return trainer
+
+
+def find_earlier(options, files, run, start):
+    """`(options, saved)`: the state of an earlier run to go on from, or None, and the options with what it decides.
+
+    Raises UserError for a trunk that would stay at its random weights.
+    """
+    saved = find_saved(options, files, run)
+    if options.freeze and not (saved or start or options.pretrained):
+        raise UserError("weights that are random and stay so learn nothing; start from trained ones", option="freeze")
+    if saved and saved["card"]["training"].get("from_trained"):
+        options = replace(options, from_trained=True)  # also where what it started from is not named again
+    return options.with_settled_flags(), saved
 
 
 def check_options(options, device):

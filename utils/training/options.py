@@ -1,7 +1,8 @@
 """What a training run is told. Needs no torch, so that the flags of train.py can be read at once."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
+from utils.core.flag_files import flag_line
 from utils.data.reading import Reading
 from utils.training.schedule import OF_TRAINED, WARMUP_EPOCHS, fit_warmup
 
@@ -85,6 +86,16 @@ class TrainOptions:
     def warmup(self, max_epoch):
         """`(epochs of warm-up, notice or None)` of a run of `max_epoch`."""
         return fit_warmup(self.wp_epoch, max_epoch, OF_TRAINED if self.from_trained else WARMUP_EPOCHS)
+
+    def with_settled_flags(self):
+        """The same options; what is written down of them says what was settled for the flags that nobody gave."""
+        settled = {name: getattr(self, name) for name in ("model", "norm_type", "image_size", "base_lr")}
+        settled["wp_epoch"], _ = self.warmup(self.max_epoch)
+        flags = self.flags | {name: value for name, value in settled.items() if name in self.flags}
+        lines = self.arguments.split("\n")
+        for name, value in settled.items():
+            lines = [f"# {flag_line(f'--{name}', value)}" if line.startswith(f"# --{name} ") else line for line in lines]
+        return replace(self, flags=flags, arguments="\n".join(lines))
 
     @property
     def plain_from(self):

@@ -30,7 +30,7 @@ class Teacher:
     shift: torch.Tensor
     share: float
     temperature: float
-    digest: str  # of its file
+    digest: str  # of what it answers by
 
     def to(self, device):
         """The same on another device."""
@@ -109,10 +109,21 @@ def open_teacher(path, card, share, temperature):
         )
     mean, std, own_mean, own_std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std, own.mean, own.std))
     order = torch.tensor([own.classes.index(name) for name in card.classes])
-    network = network.requires_grad_(False)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    digest, network = _digest(path, network, own), network.requires_grad_(False)
     return Teacher(network, own.image_size, order, std / own_std, (mean - own_mean) / own_std, share, temperature, digest)
+
+
+def _digest(path, network, card):
+    """A checksum of what a teacher answers by. That of a checkpoint leaves out what its card says of the training, to which
+    the final test is added when a run ends.
+    """
+    if isinstance(network, Exported):
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    digest = hashlib.sha256(repr((card.architecture, card.classes, card.image_size, card.mean, card.std)).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _difference(own, card):

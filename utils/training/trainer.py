@@ -80,13 +80,14 @@ class Trainer:
                     break
                 self.finish_epoch(record)
                 stuck = self.is_stuck()
-        if stuck:
-            say(f"no better one in the last {plural(options.early_stop, 'evaluation')}: stopping early")
-        elif self.stop and state.epoch < options.max_epoch:
+            self.stop.look()  # also for a signal during the last evaluation, before the test images are read
+        if self.stop:
             self.files.writer.wait()
             where = f"step {state.group} of epoch {state.epoch + 1}" if state.group else f"epoch {state.epoch}"
             say(f"stopped after {where}: {self.files.last} is saved")
             return self.stop.signum
+        if stuck:
+            say(f"no better one in the last {plural(options.early_stop, 'evaluation')}: stopping early")
         if not state.best:  # the file of a resumed run was lost, and no epoch was left to find another
             self.keep_best(state.history[-1])
         self.report(self.test_best())
@@ -102,7 +103,7 @@ class Trainer:
                     show(self.state)
                     if self.board:
                         self.board.step(self.state)
-                    if self.stop.save_due and not self.stop:
+                    if self.stop.save_due and self.state.group and not self.stop:  # a whole epoch is saved with its record
                         self.save()
         except torch.cuda.OutOfMemoryError:
             fits = False  # dealt with below, where no traceback keeps the tensors of the step in memory
