@@ -8,7 +8,7 @@ def throughput():
     """Images/s of a training step with its data, beside the reference."""
     cases, rows = results("benchmarks/train_throughput.json"), []
     for name, case in cases.items():
-        network = case["model"] + (", `--compile`" if "compiled" in case["ours"]["how"] else "")
+        network = case["model"] + (", `--compile`" if case["ours"]["how"].endswith(", compiled") else "")
         build = case.get("cache build over one plain pass", {}).get("median")
         rows.append(
             [

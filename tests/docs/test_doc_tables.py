@@ -54,6 +54,14 @@ def test_cells_cannot_break_the_table():
     assert make_tables.markdown(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
 
 
+def test_only_what_was_compiled_is_called_so():
+    rows = make_tables.table("throughput").splitlines()
+    assert any("| custom, `--compile`, 224 px |" in row for row in rows)  # "not compiled" holds "compiled" too
+    assert [row for row in rows if "mobilenet" in row] == [
+        row for row in rows if "| mobilenet_v3_small, " in row and "--c" not in row
+    ]
+
+
 def test_figures_of_several_machines_name_each():
     machine = {"cpu": "CPU", "cpu_features": ["avx2", "avx512f"], "cores": 2, "threads": 1, "torch": "2.15.0+cpu"}
     cases = {name: {"date": "2026-11-30", "machine": machine} for name in ("a", "b", "c")}
