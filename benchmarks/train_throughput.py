@@ -39,11 +39,8 @@ CASES = {
     "mobilenet_v3_small_96": ("mobilenet_v3_small", "FashionMNIST", 96, 2),
     "resnet18_small_28": ("resnet18_small", "FashionMNIST", 28, 3),
 }
-COMPILED = (
-    "custom",
-    "resnet18",
-    "resnet18_small",
-)  # trained with --compile on a CPU, which costs time before the first step; on a GPU all are
+# trained with --compile on a CPU, which costs time before the first step; on a GPU all are
+COMPILED = ("custom", "resnet18", "resnet18_small")
 WARM_UP, LEAST = 3, 5  # batches before the clock starts, and at least under it: a slow step takes longer than --seconds
 
 
