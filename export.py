@@ -65,12 +65,17 @@ def default_output(args, card):
 
 def show_parity(parity):
     """The certificate as a table."""
-    limit = f", |Δlogit| may be up to {parity['tolerance']:.2g}" if parity["tolerance"] else ""
-    print(f"compared with the checkpoint on {parity['source']}; its logits span {parity['logit_range']:.3g}{limit}")
+    limit = f"its logits span {parity['logit_range']:.3g}, |Δlogit| may be up to {parity['tolerance']:.2g}"
+    print(f"compared with the checkpoint on {parity['source']}; {limit}")
     header = ["batch", "max |Δlogit|", "mean |Δprob|", "max |Δprob|", "argmax flips", "of them ties"]
     numbers = ("max_dlogit", "mean_dprob", "max_dprob")
     rows = [[r["batch"], *(f"{r[key]:.1e}" for key in numbers), r["flips"], r["ties"]] for r in parity["rows"]]
     print(table(header, rows))
+    if "grey_levels" in parity:
+        print(
+            f"both saw the pixels that the file's own preprocessing made: {parity['differing']:.2%} of them differ from "
+            f"Pillow's, by at most {parity['grey_levels']:.0f} of 255 grey levels"
+        )
 
 
 def show_file(path, args, card):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from markdown_blocks import ROOT
 from networks import network_of
 
 from models.checkpoint import save_checkpoint
@@ -43,6 +44,15 @@ def test_every_variant_has_a_name_of_its_own(flags, name, weights, tmp_path, mai
     assert [line.split()[0] for line in out.splitlines()[3:6]] == ["1", "2", "7"]
     parity = open_predictor(tmp_path / written(tmp_path)[0]).card.parity
     assert parity["images"] == 8 and [row["flips"] for row in parity["rows"]] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("network", ["custom", "custom_56", "mobilenet_v3_small"])
+@pytest.mark.parametrize("flags", [[], ["--with_preprocessing"]])
+def test_published_networks_export_without_their_data(network, flags, tmp_path, main_of):
+    weights = ROOT / "weights" / "FashionMNIST" / network / "best_model.pth"
+    status, out = main_of("export", "-w", weights, "-e", "onnx", "--output", "published.onnx", *flags)
+    assert status == 0 and (tmp_path / "published.onnx").exists()
+    assert ("differ from Pillow's, by at most 1 of 255 grey levels" in out) == bool(flags)
 
 
 def test_files_of_two_checkpoints_in_one_folder_do_not_replace_each_other(weights, tmp_path, main_of):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -72,6 +73,18 @@ def prepend_preprocessing(graph, card):
     whole.graph.input.append(helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3]))
     whole.graph.initializer.extend(numpy_helper.from_array(value, PREFIX + name) for name, value in _constants(card).items())
     return whole
+
+
+def network_inputs(path, prepared):
+    """What the preprocessing in the ONNX file at `path` makes of uint8 (1, H, W, 3) images: a list of float32 (1, 3, S, S)."""
+    whole = onnx.load(path)
+    nodes = [node for node in whole.graph.node if node.name.startswith(PREFIX)]
+    numbers = [number for number in whole.graph.initializer if number.name.startswith(PREFIX)]
+    ends = [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "preprocessing", whole.graph.input, ends, numbers)
+    alone = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+    session = onnxruntime.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [session.run(None, {"image": image})[0] for image in prepared]
 
 
 def _constants(card):

@@ -13,7 +13,8 @@ from utils.inference.predictors import open_predictor, softmax
 
 BATCHES = (1, 2, 7)
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest |Δlogit| as a part of the range of the checkpoint's logits
-PIXEL_TOLERANCE = 0.01  # largest |Δprob| where the graph resizes: it may round a pixel otherwise than Pillow
+GREY_LEVELS = 2  # by which a pixel of a graph that resizes may differ from Pillow's: each of two passes may round otherwise
+RARE = 0.001  # part of the pixels that may differ by more than one grey level
 
 
 class ParityError(UserError):
@@ -43,7 +44,8 @@ def export_model(model, card, engine, path, *, images, source, fp16=False, with_
         writer.save(program, card, temporary)
         first = open_predictor(temporary, engine, device="cpu")
         tolerance = TOLERANCE["fp16" if fp16 else "fp32"]
-        parity = compare(reference_logits(model, card, images), first, images, source, tolerance)
+        inputs, pixels = _pixels(first, images)
+        parity = compare(logits_of(model, inputs), first, images, source, tolerance) | pixels
         check(parity, path)
         card = card.replace(parity=parity)
         writer.save(program, card, temporary)  # the same program: only the certificate is new
@@ -52,6 +54,21 @@ def export_model(model, card, engine, path, *, images, source, fp16=False, with_
         if again.card != card or not np.array_equal(first(probe), again(probe)):
             raise ParityError(f"{path} changed when its certificate was written into it", parity)
     return card
+
+
+def _pixels(predictor, images):
+    """What the network of a file sees of `images`, and for the card how far its own preprocessing is from Pillow's, if any.
+
+    The comparison of logits is on the same pixels: a file with preprocessing may round one otherwise than Pillow.
+    """
+    card = predictor.card
+    pillows = [preprocess(image, card) for image in images]
+    if not card.with_preprocessing:
+        return pillows, {}
+    from utils.export.preprocessing_graph import network_inputs
+
+    inputs = network_inputs(predictor.path, [predictor.prepare(image) for image in images])
+    return inputs, pixel_differences(inputs, pillows, card.std)
 
 
 def _able(option):
@@ -80,12 +97,31 @@ def widened(model, card):
     return plain.eval()
 
 
+def pixel_differences(inputs, expected, std):
+    """How far pixels are from Pillow's: two lists of float32 (1, 3, S, S), normalised with `std`, to a dict for the card.
+
+    `grey_levels` is the largest difference, of 255; `differing` and `above_one` are the parts of the pixels that differ at
+    all and by more than one grey level.
+    """
+    scale = 255 * np.float32(std).reshape(3, 1, 1)
+    off = np.abs(np.concatenate(inputs) - np.concatenate(expected)) * scale
+    return {
+        "grey_levels": float(off.max()),
+        "differing": float((off > 0.5).mean()),
+        "above_one": float((off > 1.5).mean()),
+    }
+
+
 def reference_logits(model, card, images, batch_size=32):
     """What the checkpoint answers to Pillow RGB `images` after the one preprocessing: float32 logits (N, C)."""
-    batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+    return logits_of(model, [preprocess(image, card) for image in images], batch_size)
+
+
+def logits_of(model, inputs, batch_size=32):
+    """What the network answers to a list of float32 (1, 3, S, S): float32 logits (N, C)."""
+    batches = (np.concatenate(inputs[i : i + batch_size]) for i in range(0, len(inputs), batch_size))
     with torch.inference_mode():
-        logits = [model(torch.from_numpy(np.concatenate([preprocess(image, card) for image in b]))) for b in batches]
-    return torch.cat(logits).float().numpy()
+        return torch.cat([model(torch.from_numpy(batch)) for batch in batches]).float().numpy()
 
 
 def compare(reference, predictor, images, source, tolerance):
@@ -96,24 +132,22 @@ def compare(reference, predictor, images, source, tolerance):
     Returns a dict for the card: `rows` has a dict a batch size with `batch`, `max_dlogit`, `mean_dprob`, `max_dprob`,
     `flips` (other argmax) and `ties` (those flips whose two candidates the checkpoint itself holds equal within twice
     the tolerance); beside it the source and the count of the images, the range of the logits, and the tolerance in
-    logits. `tolerance` is a part of that range. Where the graph itself resizes, only probabilities are held to a limit.
+    logits. `tolerance` is a part of that range.
     """
     spread = float(reference.max() - reference.min())
-    card = predictor.card
     rows = []
     asked = [i % len(images) for i in range(max(len(images), *BATCHES))]
     reference = reference[asked]
     for batch in BATCHES:
         chunks = ([images[i] for i in asked[start : start + batch]] for start in range(0, len(asked), batch))
         logits = np.concatenate([predictor.answer([predictor.prepare(image) for image in chunk]) for chunk in chunks])
-        tie = 2 * (PIXEL_TOLERANCE if card.with_preprocessing else tolerance * spread)
-        rows.append({"batch": batch} | differences(reference, logits, tie))
+        rows.append({"batch": batch} | differences(reference, logits, 2 * tolerance * spread))
     return {
         "engine": predictor.engine,
         "images": len(images),
         "source": source,
         "logit_range": spread,
-        "tolerance": None if card.with_preprocessing else tolerance * spread,
+        "tolerance": tolerance * spread,
         "rows": rows,
     }
 
@@ -134,17 +168,19 @@ def differences(reference, logits, tie):
 
 
 def check(parity, path):
-    """Raises ParityError for a flip that is no tie and for a difference above the tolerance (also one that is NaN)."""
+    """Raises ParityError for a flip that is no tie and for a difference above what is allowed (also one that is NaN)."""
+    refused = f"{path} is not written:"
     for row in parity["rows"]:
-        where = f"{path} is not written: at batch {row['batch']} it"
+        where = f"{refused} at batch {row['batch']} it"
         if row["flips"] > row["ties"]:
             flips = row["flips"] - row["ties"]
             raise ParityError(f"{where} answers {flips} of {parity['images']} images otherwise than the checkpoint", parity)
-        if parity["tolerance"] is None:
-            if not row["max_dprob"] <= PIXEL_TOLERANCE:
-                raise ParityError(
-                    f"{where} differs by {row['max_dprob']:.2g} in probability (at most {PIXEL_TOLERANCE})", parity
-                )
-        elif not row["max_dlogit"] <= parity["tolerance"]:
+        if not row["max_dlogit"] <= parity["tolerance"]:
             limit = f"at most {parity['tolerance']:.2g}"
             raise ParityError(f"{where} differs from the checkpoint by {row['max_dlogit']:.2g} in the logits ({limit})", parity)
+    if "grey_levels" in parity and not (parity["grey_levels"] < GREY_LEVELS + 0.5 and parity["above_one"] <= RARE):
+        raise ParityError(
+            f"{refused} its preprocessing differs from Pillow's by up to {parity['grey_levels']:.0f} grey levels, and by more "
+            f"than one on {parity['above_one']:.2%} of the pixels (at most {GREY_LEVELS} levels, and {RARE:.1%})",
+            parity,
+        )
