@@ -6,7 +6,7 @@ import torch
 from models.build import build_model, freeze_trunk
 from models.depth import depths
 from utils.core.errors import UserError
-from utils.training.optim import build_optimizer, is_matrix, orthogonal, shares_by_depth
+from utils.training.optim import build_optimizer, decays, is_matrix, orthogonal, shares_by_depth
 from utils.training.registry import OPTIMIZERS
 
 
@@ -18,6 +18,34 @@ def test_norms_and_biases_do_not_decay_and_nothing_is_left_out(name):
     for key, parameter in model.named_parameters():
         assert decay[id(parameter)] == (0.05 if key.endswith("weight") and "bn" not in key and "downsample.1" not in key else 0)
     assert len(decay) == len(list(model.parameters()))
+
+
+class Attentive(torch.nn.Module):
+    """The names that timm and torchvision have for what scales or shifts: none of them is a layer's weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.proj = torch.nn.Linear(8, 8)
+        self.cls_token = torch.nn.Parameter(torch.ones(1, 1, 8))
+        self.pos_embed = torch.nn.Parameter(torch.ones(1, 9, 8))
+        self.layer_scale = torch.nn.Parameter(torch.ones(8, 1, 1))
+        self.relative_position_bias_table = torch.nn.Parameter(torch.ones(25, 8))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_scales_or_shifts_under_another_name_does_not_decay(name):
+    """Nor does Muon take it for a matrix: all but the weight move as with AdamW."""
+    models = [Attentive() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [build_optimizer(kind, model, 0.01, 0.5) for kind, model in zip((name, "adamw"), models, strict=True)]
+    decaying = [p for group in optimizers[0].param_groups if group["weight_decay"] for p in group["params"]]
+    assert [id(parameter) for parameter in decaying] == [id(models[0].proj.weight)]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        given_gradients(model, seed=0)
+        optimizer.step()
+    if name == "muon":
+        for key, parameter in models[0].named_parameters():
+            assert torch.allclose(parameter, models[1].get_parameter(key)) == (key != "proj.weight"), key
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -125,7 +153,7 @@ def test_the_rate_decays_with_the_distance_from_the_head(name, layers):
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             seen[names[id(parameter)]] = group["lr_share"]
-            assert group["weight_decay"] == (0.05 if parameter.ndim > 1 else 0)
+            assert group["weight_decay"] == (0.05 if decays(names[id(parameter)], parameter) else 0)
     assert seen == {key: 0.5 ** (layers - 1 - depth) for key, depth in found.items()}
     assert optimizer.param_groups[0]["lr_share"] == 1 and min(seen.values()) == 0.5 ** (layers - 1)
 

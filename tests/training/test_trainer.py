@@ -206,6 +206,20 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(trainer_of,
     assert trainer_of(resume="auto").plan == BatchPlan(32, 4)  # a resumed run does not try in vain again
 
 
+def test_images_before_the_one_that_does_not_fit_are_counted_once(trainer_of):
+    trainer, batches = trainer_of(max_epoch=1, batch_size=32, accumulation=2), []
+
+    def forward(network, images):
+        if network.training:
+            batches.append(len(images[0]))
+            if len(batches) == 4:  # the second of its group
+                raise torch.cuda.OutOfMemoryError("out of memory")
+
+    trainer.step.network.register_forward_pre_hook(forward)
+    assert trainer.fit() == 0 and trainer.plan == BatchPlan(16, 4)
+    assert trainer.state.totals.sums[3] == len(trainer.data.dataset.train) == sum(batches) - 64
+
+
 def test_where_halves_do_not_help_the_run_ends(trainer_of):
     trainer = trainer_of(max_epoch=1)
     needs_memory_for(trainer, 0)

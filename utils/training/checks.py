@@ -42,10 +42,10 @@ def check_fit(saved, state, options, plan, steps, path):
         load_strictly(state.ema.model, saved["ema"]["model"], path, options.model, only_check=True)
     if saved["group"] >= steps and saved["batches"] == plan.kept:
         raise _unusable(path, f"group must be below the {steps} steps of an epoch")
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    parameters = [(tuple(one.shape), group["decays"]) for group in state.optimizer.param_groups for one in group["params"]]
     like = functools.cache(functools.partial(_state_of, options))
     for index, moments in saved["optimizer"]["state"].items():
-        if index >= len(parameters) or not _are_moments(moments, like(parameters[index].shape)):
+        if index >= len(parameters) or not _are_moments(moments, like(*parameters[index])):
             raise _unusable(path, f"the optimizer's state {index} must be that of a parameter of the model")
 
 
@@ -53,13 +53,14 @@ def _unusable(path, fault):
     return UserError(f"{path} is no training state to go on with: {fault}", option="resume")
 
 
-def _state_of(options, shape):
-    """What the optimizer of a run keeps for a weight of `shape`."""
-    probe = nn.ParameterList([torch.zeros(shape)])
+def _state_of(options, shape, decays):
+    """What the optimizer of a run keeps for a parameter of `shape`, which decays or not."""
+    parameter = nn.Parameter(torch.zeros(shape))
+    probe = nn.ParameterDict({"weight" if decays else "other": parameter})
     optimizer = build_optimizer(options.optimizer, probe, 1e-3, options.weight_decay, options.momentum)
-    probe[0].grad = torch.zeros(shape)
+    parameter.grad = torch.zeros(shape)
     optimizer.step()
-    return dict(optimizer.state[probe[0]])
+    return dict(optimizer.state[parameter])
 
 
 def _are_moments(moments, like):

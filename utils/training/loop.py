@@ -52,13 +52,22 @@ class Step:
         """
         for options in state.optimizer.param_groups:
             options["lr"] = self.schedule(state.step) * options["lr_share"]
+        counted = state.totals.sums.clone()
+        try:
+            loss = self._average_gradient(state, group, batches)
+        except torch.cuda.OutOfMemoryError:
+            state.totals.sums = counted  # all images of the group will be taken again
+            raise
+        self._update(state)
+        return loss
+
+    def _average_gradient(self, state, group, batches):
         loss, last = 0.0, len(group.batches) - 1
         for i in range(len(group.batches)):
             images, targets = next(batches)
             averages_later = i < last and world_size() > 1  # the processes exchange gradients once a step
             with self.network.no_sync() if averages_later else contextlib.nullcontext():
                 loss = loss + self._backward(state, images, targets, group.count)
-        self._update(state)
         return loss
 
     def _backward(self, state, images, targets, count):

@@ -27,24 +27,26 @@ def sgd(groups, lr, momentum, **options):
 @OPTIMIZERS.register("muon")
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024): a weight moves by the orthogonal matrix nearest to its averaged gradient, one row an output.
-    Norms, biases, depthwise filters and what has a side below four move as with AdamW.
+    What does not decay, depthwise filters and what has a side below four move as with AdamW.
 
     The steps are as large as those of AdamW usually are (Liu et al. 2025), so its learning rate and weight decay suit both.
     The matrices are computed in fp32: torch and timm compute theirs in bf16, which is slow on a CPU without it.
     """
 
     def __init__(self, groups, lr, momentum, fused=True, weight_decay=0.0):
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "decays": True})
 
     @torch.no_grad()
     def step(self, closure=None):
         """Take one step of all weights that have a gradient."""
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            for weight in filter(is_matrix, weights):
+            matrices = [weight for weight in weights if group["decays"] and is_matrix(weight)]
+            for weight in matrices:
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(self._orthogonal_step(weight, group["momentum"]), alpha=-group["lr"])
-            self._adamw([weight for weight in weights if not is_matrix(weight)], group)
+            moved = {*map(id, matrices)}
+            self._adamw([weight for weight in weights if id(weight) not in moved], group)
 
     def _orthogonal_step(self, weight, momentum):
         state, gradient = self.state[weight], weight.grad
@@ -66,7 +68,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def is_matrix(weight):
-    """Whether Muon moves a weight by an orthogonal matrix."""
+    """Whether Muon moves a weight that decays by an orthogonal matrix."""
     return weight.ndim > 1 and weight.shape[1] > 1 and min(weight.shape[0], weight[0].numel()) >= 4
 
 
@@ -84,7 +86,7 @@ def orthogonal(matrix, iterations=5):
 
 
 def build_optimizer(name, model, lr, weight_decay, momentum=0.9, shares=None):
-    """An optimizer of the trainable parameters of `model`; norms and biases (those of one axis) have no weight decay.
+    """An optimizer of the trainable parameters of `model`; only weights of layers decay, not what `decays` tells from them.
 
     `shares` says by the names of the parameters what part of the learning rate each takes, `lr_share` of its group; the first
     groups take most. It uses torch's fused kernels, one pass over the weights of a group. Raises UserError for an unknown name.
@@ -92,16 +94,25 @@ def build_optimizer(name, model, lr, weight_decay, momentum=0.9, shares=None):
     groups = {}
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(((shares or {}).get(key, 1.0), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault(((shares or {}).get(key, 1.0), decays(key, parameter)), []).append(parameter)
     return OPTIMIZERS[name](
         [
-            {"params": groups[share, decays], "weight_decay": weight_decay if decays else 0.0, "lr_share": share}
-            for share, decays in sorted(groups, reverse=True)
+            {"params": groups[share, heavy], "weight_decay": weight_decay * heavy, "lr_share": share, "decays": heavy}
+            for share, heavy in sorted(groups, reverse=True)
         ],
         lr,
         momentum,
         fused=True,
     )
+
+
+def decays(key, parameter):
+    """Whether the parameter of that name takes weight decay: a layer's weight of two axes or more.
+
+    Not a norm or bias, nor what scales or shifts under another name: scales of layers, places and class tokens of transformers,
+    tables of attention biases.
+    """
+    return parameter.ndim > 1 and key.endswith("weight")
 
 
 def shares_by_depth(depths, decay):
