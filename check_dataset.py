@@ -17,8 +17,8 @@ import itertools
 
 from utils.core import cli
 from utils.core.errors import UserError, run
-from utils.core.files import protect, write_json, write_text
-from utils.core.inputs import no_file, no_folder
+from utils.core.files import check_places, protect, write_json, write_text
+from utils.core.inputs import no_file, no_folder, no_place
 from utils.core.text import csv_text, plural, printable, shortened, table, wrapped
 
 NAME = 40  # characters of a class that are shown
@@ -43,9 +43,9 @@ def parser():
                         help="train K small networks and ask each about the images that it was not trained on")  # fmt: skip
     labels.add_argument("--seed", type=int, default=0, check=cli.at_least(0), help="of the folds and their networks")
     out = p.add_argument_group("output")
-    out.add_argument("--json", metavar="FILE", help="all facts and findings")
-    out.add_argument("--fix_list", metavar="FILE", help="a CSV of path, finding and suggested action")
-    out.add_argument("--html", metavar="FILE", help="a page with thumbnails")
+    out.add_argument("--json", check=no_place, metavar="FILE", help="all facts and findings")
+    out.add_argument("--fix_list", check=no_place, metavar="FILE", help="a CSV of path, finding and suggested action")
+    out.add_argument("--html", check=no_place, metavar="FILE", help="a page with thumbnails")
     return p
 
 
@@ -129,6 +129,7 @@ def main():
     classes, splits, notices, refusal = scan_folder(args.dataset)
     notices += [refusal] if refusal else []
     protect(*(path for split in splits for path in split.paths), *filter(None, [args.weights]))
+    check_places(args.json, args.fix_list, args.html)
     facts = read_all(splits)
     broken = {fact.path for fact in facts if fact.fault}
     if all(fact.fault for fact in facts):

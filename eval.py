@@ -13,7 +13,8 @@ from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import read_classes
 from utils.core.errors import run
-from utils.core.files import RESULTS, place_name, protect, result_name, write_json, write_text
+from utils.core.files import RESULTS, check_places, place_name, protect, result_name, write_json, write_text
+from utils.core.inputs import no_place
 from utils.core.machine import keep_memory
 from utils.core.text import csv_text, plural, printable, shortened
 from utils.data.flags import add_reading, no_data, reading_of
@@ -34,8 +35,10 @@ def parser():
                       help="default: test where there is one, else val; of another folder without them, all")  # fmt: skip
     data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")
     cli.add_device(p)
-    p.add_argument("--csv", metavar="FILE", help="every image: its class, the answer, the probability of both, the loss")
-    p.add_argument("--output", metavar="FILE", help="the JSON; default: results/accuracy/<dataset>/<name>.json")
+    p.add_argument(
+        "--csv", check=no_place, metavar="FILE", help="every image: its class, the answer, the probability of both, the loss"
+    )
+    p.add_argument("--output", check=no_place, metavar="FILE", help="the JSON; default: results/accuracy/<dataset>/<name>.json")
     return p
 
 
@@ -80,9 +83,12 @@ def main():
     size, tta = args.image_size and f"{args.image_size}px", args.tta if args.tta != "none" else None
     title = result_name(card, args.weights, kind, size, tta)
     name = result_name(card, args.weights, kind, size, tta, other_split)
+    source = args.dataset or card.training["dataset"]
+    path = pathlib.Path(args.output or RESULTS / "accuracy" / place_name(source, dataset.name) / f"{name}.json")
+    check_places(path, args.csv)
     for notice in dataset.notices:
         print(notice, file=sys.stderr)
-    count, source = plural(len(split), "image"), args.dataset or card.training["dataset"]
+    count = plural(len(split), "image")
     print(f"{title} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)
     here = origin()
@@ -101,8 +107,6 @@ def main():
     }
     wrong = mistakes(evaluation, split, card.classes)
     result["mistakes"] = [dict(zip(("class", "answer", "probability", "image"), item[1:], strict=True)) for item in wrong]
-    place = RESULTS / "accuracy" / place_name(source, dataset.name)
-    path = pathlib.Path(args.output or place / f"{name}.json")
     print(describe(result))  # first: it is not lost where the files cannot be written
     write_json(path, result)
     beside = draw(path, result["confusion matrix"], wrong, card.classes, f"{title}, {split.name}")

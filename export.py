@@ -16,7 +16,8 @@ from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_model, at_least
 from utils.core.errors import run
-from utils.core.files import protect
+from utils.core.files import check_places, protect
+from utils.core.inputs import no_place
 from utils.core.text import table
 from utils.data.flags import no_data
 from utils.export.quantize import QUANTIZERS, hold_quantized
@@ -30,7 +31,9 @@ def parser():
     model.add_argument("-q", "--quantized", action="store_true", help="the weights are a quantized checkpoint (quantize.py)")
     file = parser.add_argument_group("file")
     file.add_argument("-e", "--engine", required=True, choices=written(), help="what shall run the file")
-    file.add_argument("--output", metavar="FILE", help="default: converted_models/<model>_<engine> beside the weights")
+    file.add_argument(
+        "--output", check=no_place, metavar="FILE", help="default: converted_models/<model>_<engine> beside the weights"
+    )
     file.add_argument("--fp16", action="store_true", help="ONNX: weights and arithmetic in half precision, float32 in and out")
     file.add_argument("--with_preprocessing", action="store_true", help="ONNX: takes uint8 RGB (N, H, W, 3) of any size")
     file.add_argument("--opset", type=int, check=at_least(1), metavar="N", help="ONNX: version of the operators; default: 18")
@@ -48,9 +51,7 @@ def flags_agree(args):
             can = " and ".join(name for name, entry in FORMATS.items() if flag in entry.options)
             yield f"--{flag} exists for --engine {can} only: leave it out, or change --engine {args.engine}"
     suffix = FORMATS[args.engine].suffix
-    if args.output and pathlib.Path(args.output).is_dir():
-        yield f"--output {args.output} is a folder; name a file that ends in {suffix}"
-    elif args.output and pathlib.Path(args.output).suffix != suffix:
+    if args.output and pathlib.Path(args.output).suffix != suffix:
         yield f"--output {args.output} must end in {suffix}, as a file for {args.engine} does"
 
 
@@ -98,6 +99,7 @@ def main():
     model, card = load_model(args.weights, args.model, classes, args.image_size)
     card = hold_quantized(args.weights, card) if args.quantized else card
     path = pathlib.Path(args.output) if args.output else default_output(args, card)
+    check_places(path)
     images, source = example_images(card, args.images, args.dataset, args.data_dir, sizes=args.with_preprocessing)
     flags = {"fp16": args.fp16, "with_preprocessing": args.with_preprocessing, "opset": args.opset}
     try:

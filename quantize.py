@@ -17,7 +17,8 @@ from models.registry import list_models, unknown_model
 from utils.core.card import read_classes
 from utils.core.cli import Parser, add_card_facts, add_data, add_device, add_model, at_least, between
 from utils.core.errors import UserError, run
-from utils.core.files import RESULTS, place_name, protect, result_name, write_json
+from utils.core.files import RESULTS, check_places, place_name, protect, result_name, write_json
+from utils.core.inputs import no_place
 from utils.core.machine import keep_memory
 from utils.data.flags import no_data
 from utils.export.quantize import QUANTIZERS, finite_weights
@@ -34,7 +35,7 @@ def parser():
     scheme.add_argument("--seed", type=int, default=0, check=at_least(0), help="int8: which training images")
     scheme.add_argument("--equalize", action="store_true", help="int8: even out the channels first, where they differ much")
     scheme.add_argument("--max_drop", type=float, default=1.0, check=between(0, 100), help="points of Acc@1 for status 4")
-    scheme.add_argument("--output", metavar="FILE",
+    scheme.add_argument("--output", check=no_place, metavar="FILE",
                         help="default: converted_models/<model>_<scheme> beside the weights; figures beside FILE")  # fmt: skip
     add_data(parser, no_data, default=None)
     add_device(parser)
@@ -79,6 +80,11 @@ def main():
     name = scheme.file_name(converted_name(args.weights, card) + "_equalized" * args.equalize)
     path = pathlib.Path(args.output or converted_folder(args.weights) / name)
     dataset, why = find_dataset(card, args.dataset, args.data_dir, required=scheme.calibrated)
+    place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
+    variant = ("equalized" * args.equalize, args.scheme, args.image_size and f"{args.image_size}px")
+    usual = RESULTS / "quantization" / place / f"{result_name(card, args.weights, *variant)}.json"
+    figures = f"{path}.json" if args.output else usual
+    check_places(path, figures)
     split = dataset.held_out if dataset else None
     if dataset and split is None:
         why = f"{dataset.name} has no images apart from those of training"
@@ -104,12 +110,8 @@ def main():
     }
     closing = {"verdict": verdict, "status": status, "max_drop": args.max_drop, "threads": threads}
     result = facts | measured | closing | {"device": after.device} | origin()
-    place = place_name(args.dataset or card.training["dataset"], dataset.name) if dataset else "no_dataset"
-    variant = ("equalized" * args.equalize, args.scheme, args.image_size and f"{args.image_size}px")
-    usual = RESULTS / "quantization" / place / f"{result_name(card, args.weights, *variant)}.json"
     print(describe(result, card, why))  # first: it is not lost where the JSON cannot be written
-    target = write_json(f"{path}.json" if args.output else usual, result)
-    print(f"written: {path} and {target}")
+    print(f"written: {path} and {write_json(figures, result)}")
     return status
 
 

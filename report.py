@@ -16,8 +16,8 @@ import sys
 
 from utils.core import cli
 from utils.core.errors import UserError, run
-from utils.core.files import protect, write_text
-from utils.core.inputs import nothing_there
+from utils.core.files import check_places, protect, write_text
+from utils.core.inputs import no_place, nothing_there
 from utils.core.machine import keep_memory
 from utils.data.flags import no_data
 from utils.inference.formats import FORMATS
@@ -37,7 +37,9 @@ def parser():
     data.add_argument("--val_fraction", type=float, check=cli.between(0, 1, closed=False), help="as it was in training")
     cli.add_device(p)
     out = p.add_argument_group("output")
-    out.add_argument("--output", metavar="FILE", help="the page; default: results/reports/<dataset>_<name>.html")
+    out.add_argument(
+        "--output", check=no_place, metavar="FILE", help="the page; default: results/reports/<dataset>_<name>.html"
+    )
     out.add_argument("--card", action="store_true", help="also write MODEL_CARD.md beside each model")
     return p
 
@@ -146,6 +148,7 @@ def main():
     paths = [model_file(place) for place in args.weights]
     cards = [path.with_name("MODEL_CARD.md") for path in paths] if args.card else []
     protect(*paths)
+    check_places(args.output)
     if len({*cards}) < len(cards):
         raise UserError("both models lie in one folder, which holds one MODEL_CARD.md: give it with one of them", option="card")
     for place in cards:

@@ -15,7 +15,7 @@ from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import architecture
 from utils.core.errors import UserError, run
-from utils.core.inputs import no_file, no_file_or
+from utils.core.inputs import no_file, no_place_for_files, unless
 from utils.data.flags import add_reading, no_data, reading_of
 from utils.data.registry import CACHES, list_augmentations
 from utils.training.options import TrainOptions
@@ -94,11 +94,12 @@ def parser():
                        help="on a CPU (needs g++) fuses BatchNorm + ReLU and uses Winograd where measured faster")  # fmt: skip
 
     out = p.add_argument_group("output")
-    out.add_argument("--path_to_save", default=d.path_to_save, help="a run writes to <path_to_save>/<dataset>/<model>/")
+    out.add_argument("--path_to_save", default=d.path_to_save, check=no_place_for_files,
+                     help="a run writes to <path_to_save>/<dataset>/<model>/")  # fmt: skip
     out.add_argument("--save_every", type=float, default=d.save_every, metavar="MINUTES", check=cli.at_least(0),
                      help="save last.pth also inside an epoch, so often; 0 saves after each epoch only")  # fmt: skip
     out.add_argument("--name", metavar="RUN", check=cli.file_name, help="keeps runs apart: the folder is <model>_RUN then")
-    out.add_argument("-r", "--resume", nargs="?", const="auto", check=no_file_or("auto"), metavar="FILE",
+    out.add_argument("-r", "--resume", nargs="?", const="auto", check=unless("auto", no_file), metavar="FILE",
                      help="go on from a last.pth; auto, or no name, takes that of the same run")  # fmt: skip
     out.add_argument("--no_test", action="store_true", help="leave the test images unread; for trials, judged on held-out ones")
     out.add_argument("--tensorboard", action="store_true", help="write logs/<time>/ into the folder of the run")

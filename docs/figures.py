@@ -1,5 +1,7 @@
 """The tables of figures in README.md and docs/, from the JSON files in results/; docs/make_tables.py writes them."""
 
+from statistics import mean
+
 from docs.cells import RESULTS, markdown, measured, results, spread
 from docs.published import PUBLISHED
 
@@ -59,6 +61,26 @@ def fast_and_slow():
         )
     header = ["path", "flags of train.py", "seeds", "mean test Acc@1", "least–greatest"]
     return markdown(header, rows, "llrrr") + f"\n\n{measured('benchmarks/fast_and_slow.py', found)}"
+
+
+def ablations():
+    """Held-out accuracy of short runs that differ in one thing."""
+    found = results("benchmarks/ablations.json")
+    base = found["rows"]["base"]
+    rows = []
+    for name, row in found["rows"].items():
+        accuracy, seconds = row["Acc@1"], row["seconds"]["median"]
+        gain = 100 * (mean(accuracy["all"]) - mean(base["Acc@1"]["all"]))
+        spanned = f"{100 * accuracy['min']:.2f}–{100 * accuracy['max']:.2f}"
+        own = " ".join(f"--{flag}" for flag in row["flags"].lstrip("-").split(" --") if flag not in base["flags"])
+        flags = f"`{own or row['flags']}`"
+        rows.append(
+            [name, flags, f"{100 * mean(accuracy['all']):.2f}", spanned, f"{gain:+.2f}" if own else "", f"{seconds:.0f}"]
+        )
+    header = ["row", "flags", "held-out Acc@1, %, mean", "least–greatest", "against base", "seconds a run"]
+    drawn = markdown(header, rows, "llrrrr")
+    shared = f"Shared flags: `{found['flags']}`. {len(base['Acc@1']['all'])} seeds each."
+    return f"{drawn}\n\n{shared} {measured('benchmarks/ablations.py', found)}"
 
 
 def cold_start():
@@ -210,6 +232,7 @@ def promises():
 FIGURES = PUBLISHED | {
     "throughput": throughput,
     "time_to_accuracy": time_to_accuracy,
+    "ablations": ablations,
     "fast_and_slow": fast_and_slow,
     "cold_start": cold_start,
     "fine_tuning": fine_tuning,

@@ -1,6 +1,7 @@
 """What the tests share: small real data, a tiny trained checkpoint, the scripts as a user runs them, two networks alike."""
 
 import copy
+import errno
 import faulthandler
 import multiprocessing
 import os
@@ -30,6 +31,19 @@ settings.load_profile("any machine")
 def _own_cache(tmp_path_factory):
     """What is measured on this machine during tests stays out of the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def full_results(monkeypatch):
+    """The disk that holds results/ is full."""
+    create = files._create
+
+    def refuse(target):
+        if "results" in target.parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return create(target)
+
+    monkeypatch.setattr(files, "_create", refuse)
 
 
 @pytest.fixture

@@ -70,6 +70,17 @@ def test_the_fault_of_a_write_can_be_sent_to_another_process():
     assert str(sent) == "a.txt cannot be written (No space left)" and sent.reason == "No space left"
 
 
+def test_places_are_checked_before_the_work_and_nothing_is_made(tmp_path):
+    read = tmp_path / "read.txt"
+    read.write_text("kept")
+    files.protect(read)
+    files.check_places(None, tmp_path / "new" / "a.txt", tmp_path / "b.txt")
+    for place, why in ((read, "it is an input of this run"), (tmp_path, "it is a folder"), (read / "a.txt", "Not a directory")):
+        with pytest.raises(WriteError, match=why):
+            files.check_places(tmp_path / "b.txt", place)
+    assert [path.name for path in tmp_path.iterdir()] == ["read.txt"] and read.read_text() == "kept"
+
+
 def test_a_pipe_and_a_folder_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()

@@ -1,9 +1,11 @@
-"""What is said of a path that a flag names and at which there is nothing."""
+"""What is said of a path that a flag names and at which there is nothing, or nothing can be written."""
+
+import os
 
 import pytest
 
 from utils.core import inputs
-from utils.core.inputs import absent, nearest, no_file, no_file_or, no_folder
+from utils.core.inputs import absent, nearest, no_file, no_folder, no_place, no_place_for_files, unless
 
 
 @pytest.fixture
@@ -53,10 +55,21 @@ def test_no_description_is_suggested_for_a_model_file(here):
 
 def test_the_kind_of_a_path_is_checked(here):
     file = "weights/digits/resnet18/last.pth"
-    assert no_file(file) is None and no_folder("weights") is None and no_file_or("auto")("auto") is None
+    assert no_file(file) is None and no_folder("weights") is None and unless("auto", no_file)("auto") is None
     assert no_file("weights/photos/custom") == "is a folder; name the file in it, such as weights/photos/custom/best_model.pth"
-    assert no_file("weights") == no_file_or("auto")("weights") == "is a folder; name the file in it"
+    assert no_file("weights") == unless("auto", no_file)("weights") == "is a folder; name the file in it"
     assert no_folder(file) == "is not a folder" and "does not exist" in no_folder("gone") and "exist" in no_file("gone")
+
+
+def test_a_place_is_checked_and_nothing_made(here, monkeypatch):
+    file = "weights/digits/resnet18/last.pth"
+    assert no_place(file) is None and no_place("new/one.json") is None and no_place_for_files("new/folder") is None
+    assert no_place_for_files("weights") is None and not (here / "new").exists()
+    assert no_place("weights") == "is a folder; name a file" and no_place_for_files(file) == "is a file; name a folder"
+    below = f"cannot be written: {(here / file).resolve()} is no folder"
+    assert no_place(f"{file}/a/b.json") == no_place_for_files(f"{file}/a/b") == below
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (here.resolve(), os.W_OK))
+    assert no_place("new/one.json") == f"cannot be written: {here.resolve()} does not let you"
 
 
 def test_a_huge_folder_is_not_read_to_its_end(here, monkeypatch):

@@ -74,6 +74,19 @@ def test_numbers_that_no_machine_can_serve_and_empty_values_are_refused(name, pa
                 parse([*needed, *([f"{action.option_strings[-1]}={value}"] if action.option_strings else [value])])
 
 
+OUTPUTS = {"--output", "--csv", "--json", "--html", "--fix_list", "--save_dir", "--path_to_save"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(name, parse_of, tmp_path):
+    parser, parse = parse_of(name)
+    needed = [word for a in parser._actions if a.required for word in (*a.option_strings[-1:], something(a))]
+    (tmp_path / "a_file").touch()
+    for flag in OUTPUTS & set(parser._option_string_actions):
+        with pytest.raises(UserError, match=f"{flag} a_file/below.onnx cannot be written: .*a_file is no folder"):
+            parse([*needed, flag, "a_file/below.onnx"])
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_image_sizes_that_no_memory_holds_are_refused(name, parse_of):
     parser, parse = parse_of(name)

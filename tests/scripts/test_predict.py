@@ -107,6 +107,16 @@ def test_csv_json_and_drawn_pictures(files, tmp_path, main_of):
         assert strip.max() > 200 and np.abs(np.asarray(image)[-1, -1].astype(int) - (255, 0, 0)).max() < 5
 
 
+@pytest.mark.parametrize(("flag", "place"), [("--csv", "0.png"), ("--json", "1.png"), ("--save_dir", ".")])
+def test_an_output_over_an_input_is_refused_before_the_work(flag, place, files, main_of, capsys):
+    pictures = files / "pictures"
+    before = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    with pytest.raises(UserError, match="it is an input of this run"):
+        main_of("predict", "-i", pictures, "-m", files / "m.onnx", flag, pictures / place)
+    assert "answered" not in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
+
+
 def test_pictures_of_one_name_are_all_drawn(files, tmp_path, main_of):
     for number in range(2):
         (tmp_path / str(number)).mkdir()

@@ -232,10 +232,19 @@ MEASURING = {
 @pytest.mark.parametrize(
     "script", [pytest.param(name, marks=pytest.mark.slow) if name == "benchmark" else name for name in MEASURING]
 )
-def test_what_was_measured_is_shown_though_it_cannot_be_written(script, main_of, tmp_path, capsys):
+def test_what_was_measured_is_shown_though_it_cannot_be_written(script, main_of, tmp_path, capsys, full_results):
     shown, *flags = MEASURING[script]
+    path = checkpoint(tmp_path / "best_model.pth")
+    with pytest.raises(UserError, match=r"cannot be written \(No space left"):
+        main_of(script, "-w", path, *flags)
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["eval", "quantize"])
+def test_a_place_that_is_none_is_said_before_the_work(script, main_of, tmp_path, capsys):
     path = checkpoint(tmp_path / "best_model.pth")
     (tmp_path / "results").write_text("a file where the folder belongs")
     with pytest.raises(UserError, match="cannot be written"):
-        main_of(script, "-w", path, *flags)
-    assert shown in capsys.readouterr().out
+        main_of(script, "-w", path, *MEASURING[script][1:])
+    assert MEASURING[script][0] not in capsys.readouterr().out
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["best_model.pth", "results"]

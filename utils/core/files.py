@@ -35,6 +35,17 @@ def protect(*paths):
             _inputs[_identity(os.stat(path))] = os.path.abspath(path)
 
 
+def check_places(*paths):
+    """Before a long work: raise WriteError for the first of `paths`, None left out, of which it is known that it cannot be
+    written: an input (see `protect`), no regular file, or below what is no folder. Nothing is made.
+    """
+    for path in filter(None, paths):
+        try:
+            _refuse(path, pathlib.Path(os.path.realpath(path)))
+        except OSError as error:
+            raise WriteError(path, error.strerror or error) from None
+
+
 @contextlib.contextmanager
 def replacing(path, keep=None):
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes its place, on failure it goes.

@@ -1,4 +1,6 @@
-"""What a command line names as an input: whether it is there, asked while the flags are parsed, before torch is imported."""
+"""What a command line names as an input or an output: whether it is there, or can be written, asked while the flags are parsed,
+before torch is imported.
+"""
 
 import itertools
 import os
@@ -22,14 +24,35 @@ def no_file(path):
     return f"is a folder; name the file in it{f', such as {os.path.join(path, models[0])}' if models else ''}"
 
 
-def no_file_or(word):
-    """The same check, which also passes a word that is no path."""
-    return lambda path: None if path == word else no_file(path)
+def unless(word, check):
+    """The same check of a path, which also passes a word that is none."""
+    return lambda path: None if path == word else check(path)
 
 
 def no_folder(path):
     """Check of a flag: what is wrong with a path that should be that of a folder, or None."""
     return None if os.path.isdir(path) else nothing_there(path) or "is not a folder"
+
+
+def no_place(path):
+    """Check of a flag: what keeps a file from being written at a path, or None. Nothing is made."""
+    return "is a folder; name a file" if os.path.isdir(path) else _no_way_to(path)
+
+
+def no_place_for_files(path):
+    """The same check of a folder that files are to be written into."""
+    if os.path.exists(path) and not os.path.isdir(path):
+        return "is a file; name a folder"
+    return _no_way_to(os.path.join(path, "file"))
+
+
+def _no_way_to(path):
+    above = pathlib.Path(os.path.realpath(path)).parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        return f"cannot be written: {above} is no folder"
+    return None if os.access(above, os.W_OK) else f"cannot be written: {above} does not let you"
 
 
 def nothing_there(path):

@@ -86,13 +86,17 @@ class FlipShift(Centre):
         images = super().geometry(pixels, random)
         count, channels, _, size = images.shape
         most = max(1, size // 28)
-        axis, mirrored = np.arange(size), random.random((count, 1)) < 0.5
+        axis, mirrored = np.arange(size), self.mirrored(pixels, random)
         down, across = random.integers(0, 2 * most + 1, (2, count, 1))
         places = np.stack([down + axis, across + np.where(mirrored, axis[::-1], axis)])  # rows and columns, after padding
         rows, columns = send(places, images.device)
         index = (rows[:, :, None] * (size + 2 * most) + columns[:, None, :]).view(count, 1, -1)
         padded = F.pad(images, (most, most, most, most)).flatten(2)
         return padded.gather(2, index.expand(-1, channels, -1)).view(count, channels, size, size)
+
+    def mirrored(self, pixels, random):
+        """Which images are mirrored: bool (N, 1)."""
+        return random.random((len(pixels.data), 1)) < 0.5
 
 
 @AUGMENTATIONS.register("torchvision")

@@ -1,8 +1,7 @@
 """The flags that both predict scripts share, as utils.core.cli has those of all scripts."""
 
-import os
-
 from utils.core.cli import add_tta, at_least, between, same_file
+from utils.core.inputs import no_place, no_place_for_files, unless
 from utils.core.walk import MAX_PIXELS
 
 
@@ -26,9 +25,12 @@ def add_flags(parser):
     )
     add_tta(answers)
     answers.add_argument("--labelled", action="store_true", help="folders are classes: print how many answers are right")
-    answers.add_argument("--json", metavar="FILE|-", help="write the answers as JSON; - is standard output")
-    answers.add_argument("--csv", metavar="FILE|-", help="write the answers as CSV; - is standard output")
-    answers.add_argument("--save_dir", metavar="DIR", help="write the images with the answer drawn on")
+    place = {"check": unless("-", no_place), "metavar": "FILE|-"}
+    answers.add_argument("--json", **place, help="write the answers as JSON; - is standard output")
+    answers.add_argument("--csv", **place, help="write the answers as CSV; - is standard output")
+    answers.add_argument(
+        "--save_dir", check=no_place_for_files, metavar="DIR", help="write the images with the answer drawn on"
+    )
 
 
 def flags_agree(args):
@@ -36,11 +38,6 @@ def flags_agree(args):
     faults = same_file(args, "json", "csv")
     if args.json == args.csv == "-":
         faults = ["--json - and --csv - both want standard output; give one of them a file"]
-    for flag, path in (("--json", args.json), ("--csv", args.csv)):
-        if path and os.path.isdir(path):
-            faults.append(f"{flag} {path} is a folder; name a file")
-    if args.save_dir and os.path.exists(args.save_dir) and not os.path.isdir(args.save_dir):
-        faults.append(f"--save_dir {args.save_dir} is a file; name a folder")
     return faults
 
 

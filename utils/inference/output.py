@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from utils.core.errors import SOME_UNREADABLE, UserError
-from utils.core.files import name_that_fits, replacing, write_text
+from utils.core.files import check_places, name_that_fits, replacing, write_text
 from utils.core.text import csv_text, plural, printable, table
 from utils.inference.answers import UNKNOWN, ask, load
 
@@ -20,6 +20,8 @@ def report(predictor, files, options):
     """
     if options.labelled:
         _must_lie_in_class_folders([file.path for file in files], predictor.card.classes)
+    drawn = _drawn(files, options.save_dir) if options.save_dir else []
+    check_places(*drawn, *(path for path in (options.json, options.csv) if path != "-"))
     answers, seconds = ask(predictor, files, options)
     faults = [answer for answer in answers if answer.fault]
     for answer in faults:
@@ -42,7 +44,7 @@ def report(predictor, files, options):
     if options.csv:
         _write(options.csv, _as_csv(answers, min(options.topk, predictor.card.num_classes)))
     if options.save_dir:
-        _draw_all(files, answers, options)
+        _draw_all(files, answers, drawn, options)
     return SOME_UNREADABLE if faults else 0
 
 
@@ -140,15 +142,18 @@ def _write(path, text):
         getattr(sys.stdout, "unfiltered", sys.stdout).write(text)
 
 
-def _draw_all(files, answers, options):
-    """Write a copy of every answered image, the answer on top of it, as JPEG for a JPEG and as PNG for all others."""
+def _drawn(files, folder):
+    """Where a copy of each image is written, with the answer on top of it: as JPEG for a JPEG and as PNG for all others."""
+    taken = set()
+    return [_free_name(pathlib.Path(folder, file.name), taken) for file in files]
+
+
+def _draw_all(files, answers, targets, options):
     from utils.inference.drawing import draw  # not above: few runs draw
 
-    taken = set()
-    for file, answer in zip(files, answers, strict=True):
+    for file, answer, target in zip(files, answers, targets, strict=True):
         if answer.fault:
             continue
-        target = _free_name(pathlib.Path(options.save_dir, file.name), taken)
         with replacing(target) as temporary:
             draw(load(file.path, options.max_pixels), f"{answer.label} {answer.top[0][1]:.2f}").save(temporary)
 
