@@ -1,7 +1,7 @@
 """Compare everything that is made from one checkpoint: size, accuracy, latency, throughput, cold start, in one table.
 
-    python benchmark.py --weights weights/FashionMNIST/custom/best_model.pth         the files that are there
-    python benchmark.py --weights weights/FashionMNIST/custom/best_model.pth --all   makes those that are not, first
+    python benchmark.py --weights weights/FashionMNIST/custom/best_model.pth        # the files that are there
+    python benchmark.py --weights weights/FashionMNIST/custom/best_model.pth --all  # makes those that are not, first
 
 Latency and throughput are those of the network alone; the cold start is that of a whole predict.py (predict_ckpoint.py for
 a checkpoint) with one image, from the start of the process to its end. A checkpoint must be fp32; it is the first row.

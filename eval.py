@@ -1,18 +1,19 @@
 """Evaluate a trained model on labelled images, and write every figure as JSON with two plots beside it.
 
-python3 eval.py -w weights/FashionMNIST/custom/best_model.pth         the data set and split that training reported
+python3 eval.py -w weights/FashionMNIST/custom/best_model.pth        # the data set and split that training reported
 python3 eval.py -w weights/photos/resnet18/best_model.pth --split val
-python3 eval.py -w converted_models/resnet18_onnx.onnx -d photos/     an exported or quantized file, the same way
-python3 eval.py -w old.pth -m resnet18 -d FashionMNIST                a checkpoint without a model card
+python3 eval.py -w converted_models/resnet18_onnx.onnx -d photos/    # an exported or quantized file, the same way
+python3 eval.py -w old.pth -m resnet18 -d FashionMNIST               # a checkpoint without a model card
 """
 
+import os
 import pathlib
 import sys
 
 from models.registry import list_models, unknown_model
 from utils.core import cli
 from utils.core.card import read_classes
-from utils.core.errors import run
+from utils.core.errors import UserError, run
 from utils.core.files import RESULTS, check_places, place_name, protect, result_name, write_json, write_text
 from utils.core.inputs import no_place
 from utils.core.machine import keep_memory
@@ -82,14 +83,15 @@ def main():
     other_split = split.name if split is not dataset.reported else None
     size, tta = args.image_size and f"{args.image_size}px", args.tta if args.tta != "none" else None
     title = result_name(card, args.weights, kind, size, tta)
-    name = result_name(card, args.weights, kind, size, tta, other_split)
+    name = result_name(card, args.weights, kind, size, tta, other_split, other_part(args, card))
     source = args.dataset or card.training["dataset"]
     path = pathlib.Path(args.output or RESULTS / "accuracy" / place_name(source, dataset.name) / f"{name}.json")
-    check_places(path, args.csv)
+    check_outputs(path, args.csv)
+    batch = 1 if card.with_preprocessing else args.batch_size  # as it is asked: images of any size are no batch
     for notice in dataset.notices:
         print(notice, file=sys.stderr)
     count = plural(len(split), "image")
-    print(f"{title} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {args.batch_size}")
+    print(f"{title} on {printable(dataset.name)} {split.name}: {count} at {card.image_size} px, batches of {batch}")
     evaluation = answers_of(file, split, args.batch_size, args.num_workers)
     here = origin()
     result = summarise(evaluation.logits, evaluation.labels, card.classes) | {
@@ -102,18 +104,40 @@ def main():
         "date": here["date"],
         "device": here["machine"] | {"used": file.device},
         "precision": file.arithmetic,
-        "batch_size": args.batch_size,
+        "batch_size": batch,
         "tta": args.tta,
     }
     wrong = mistakes(evaluation, split, card.classes)
     result["mistakes"] = [dict(zip(("class", "answer", "probability", "image"), item[1:], strict=True)) for item in wrong]
     print(describe(result))  # first: it is not lost where the files cannot be written
     write_json(path, result)
-    beside = draw(path, result["confusion matrix"], wrong, card.classes, f"{title}, {split.name}")
+    drawn = draw(path, result["confusion matrix"], wrong, card.classes, f"{title}, {split.name}")
     if args.csv:
         write_text(args.csv, csv_text(IMAGES, of_each_image(evaluation, split, card.classes)))
-    written = [str(path), f"{' and '.join(file.name for file in beside)} beside it", args.csv]
+    written = [str(path), f"{' and '.join(file.name for file in drawn)} beside it", args.csv]
     print("\n  ".join(["written:", *filter(None, written)]))
+
+
+def other_part(args, card):
+    """What tells the results on another part of a data set, by --val_fraction, from those on the usual one."""
+    from utils.data.datasets import is_own
+
+    own = not args.dataset or is_own(card, args.dataset)
+    usual = (None, card.training.get("val_fraction")) if own else (None,)
+    return None if args.val_fraction in usual else f"val_fraction_{args.val_fraction:g}"
+
+
+def beside(path):
+    """The files that may be written beside the JSON at `path`, by what they show."""
+    ends = {"confusion": "confusion.png", "mistakes": "mistakes.png", "table": "confusions.csv"}
+    return {name: path.with_name(f"{path.stem}_{end}") for name, end in ends.items()}
+
+
+def check_outputs(path, csv):
+    """Raise UserError where the JSON or the CSV cannot be written, or the CSV would replace what is written beside the JSON."""
+    check_places(path, csv)
+    if csv and os.path.realpath(csv) in map(os.path.realpath, beside(path).values()):
+        raise UserError(f"{csv} is written beside {path}, with other contents; name another file", option="csv")
 
 
 def draw(path, matrix, wrong, classes, title):
@@ -121,9 +145,7 @@ def draw(path, matrix, wrong, classes, title):
     from utils.evaluation import plots
     from utils.evaluation.metrics import CONFUSION, confusions
 
-    matrix_file, mistakes_file, table = (
-        path.with_name(f"{path.stem}_{what}") for what in ("confusion.png", "mistakes.png", "confusions.csv")
-    )
+    matrix_file, mistakes_file, table = beside(path).values()
     plots.confusion_matrix(matrix, classes, matrix_file, title)
     plots.mistakes(wrong, mistakes_file, "Most confident mistakes")
     if len(classes) <= plots.MOST_CLASSES:

@@ -1,13 +1,13 @@
 """Classify images with an exported model: ONNX, TorchScript or torch.export (.pt2).
 
-    python predict.py -i boot.png -m weights/FashionMNIST/custom/converted_models/custom_onnx.onnx
+    python predict.py -i assets/images/fashion_mnist/bag.png -m weights/FashionMNIST/custom/converted_models/custom_onnx.onnx
     python predict.py -i photos/ 'more/*.jpg' -m model.onnx --topk 3 --threshold 0.5 --csv answers.csv --save_dir drawn/
-    python predict.py -i boot.png -m somebody_elses.onnx -c classes.txt --json -
+    python predict.py -i assets/images/fashion_mnist/bag.png -m somebody_elses.onnx -c classes.txt --json -
 
 The engine follows from the file (.onnx, .pt, .pt2), and classes and sizes from its model card; only a file
 without a card needs --classes. An ONNX file is answered without torch, in a fraction of a second from start to end. The
-printed time is that of preprocessing and network, without reading the file. Exit status 3: some images could not be
-read; they are named, and the others are answered.
+printed time of one image is that of preprocessing and network, without reading the file. Exit status 3: some images could not
+be read; they are named, and the others are answered.
 """
 
 import sys

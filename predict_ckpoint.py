@@ -1,11 +1,11 @@
 """Classify images with a checkpoint (.pth), also one with fp16 or bf16 weights.
 
-    python predict_ckpoint.py -i boot.png -w weights/FashionMNIST/custom/best_model.pth
+    python predict_ckpoint.py -i assets/images/fashion_mnist/bag.png -w weights/FashionMNIST/custom/best_model.pth
     python predict_ckpoint.py -i photos/ -w weights/FashionMNIST/custom/converted_models/custom_quantized.pth --topk 3
-    python predict_ckpoint.py -i boot.png -m custom -w plain_state_dict.pth -c classes.txt
+    python predict_ckpoint.py -i assets/images/fashion_mnist/bag.png -m custom -w plain_state_dict.pth -c classes.txt
 
-Only a file without a model card needs --model and --classes. The printed time is that of preprocessing and network,
-without reading the file. Exit status 3: some images could not be read; they are named, and the others are answered.
+Only a file without a model card needs --model and --classes. The printed time of one image is that of preprocessing and
+network, without reading the file. Exit status 3: some images could not be read; they are named, and the others are answered.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """Make a smaller file of a trained network, and measure what it costs and gains: size, accuracy, agreement, latency.
 
-    python quantize.py -w weights/FashionMNIST/custom/best_model.pth                         fp16: half the bytes
-    python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8           a quarter, for ONNX Runtime
-    python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8-dynamic   needs no calibration
-    python quantize.py -m resnet18 -w plain_state_dict.pth -c classes.txt                    a file without a model card
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth                       # fp16: half the bytes
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8         # a quarter, for ONNX Runtime
+    python quantize.py -w weights/FashionMNIST/custom/best_model.pth --scheme int8-dynamic # needs no calibration
+    python quantize.py -m resnet18 -w plain_state_dict.pth -c classes.txt                  # a file without a model card
 
 Everything is measured on the reloaded file, in the arithmetic that it ships in, beside the fp32 file for the same engine.
 Exit status 4: the file is written, but its accuracy is lower by more than --max_drop.
@@ -22,7 +22,7 @@ from utils.core.inputs import no_place
 from utils.core.machine import keep_memory
 from utils.data.flags import no_data
 from utils.export.quantize import QUANTIZERS, finite_weights
-from utils.inference.formats import converted_folder, converted_name
+from utils.inference.formats import converted_folder, converted_name, must_be_checkpoint
 
 
 def parser():
@@ -71,6 +71,7 @@ def main():
     device = scheme.devices[0] if scheme.devices else args.device
     choose_device(device, args.cuda)
     threads = torch.get_num_threads()  # one a core, unless OMP_NUM_THREADS says otherwise; the same for every engine
+    must_be_checkpoint(args.weights)
     protect(*filter(None, (args.weights, args.classes)))
     classes = read_classes(args.classes) if args.classes else None
     network, card = load_model(args.weights, args.model, classes, args.image_size)

@@ -1,8 +1,8 @@
 """Write one HTML page on a trained model, or on two side by side, that opens without a network.
 
-python report.py -w weights/FashionMNIST/resnet18                       the folder of a run, or a model file
-python report.py -w weights/photos/custom -w weights/photos/resnet18    two, compared by McNemar's test
-python report.py -w weights/photos/custom --card                        writes MODEL_CARD.md beside the model too
+python report.py -w weights/FashionMNIST/resnet18                      # the folder of a run, or a model file
+python report.py -w weights/photos/custom -w weights/photos/resnet18   # two, compared by McNemar's test
+python report.py -w weights/photos/custom --card                       # writes MODEL_CARD.md beside the model too
 
 The page holds a summary in words, the curves, the confusion matrix with its images, figures of each class, the reliability of
 the probabilities, the most confident mistakes, augmented samples, what is wrong with the data set's files, the exported files

@@ -1,12 +1,12 @@
 """Train an image classifier, select it on held-out images, and test it once at the end.
 
-python3 train.py                                                   resnet18 on FashionMNIST, as the defaults have it
-python3 train.py -m custom --image_size 32 --max_epoch 12 --ema    a small network, in three minutes or so on two cores
-python3 train.py -d photos/ -m mobilenet_v3_small --pretrained     your own folder of class folders
-python3 train.py -d photos/ -w old/best_model.pth                  from your own checkpoint, or from somebody else's
-python3 train.py -d photos/ --resume auto                          go on where the last run of this kind stopped
-python3 train.py @weights/photos/resnet18/args.txt --name again    repeat a run; any flags can stand in a file
-torchrun --nproc_per_node 4 train.py --batch_size 256              four GPUs, 1024 images a step
+python3 train.py                                                  # resnet18 on FashionMNIST, as the defaults have it
+python3 train.py -m custom --image_size 32 --max_epoch 12 --ema   # a small network, in three minutes or so on two cores
+python3 train.py -d photos/ -m mobilenet_v3_small --pretrained    # your own folder of class folders
+python3 train.py -d photos/ -w old/best_model.pth                 # from your own checkpoint, or from somebody else's
+python3 train.py -d photos/ --resume auto                         # go on where the last run of this kind stopped
+python3 train.py @weights/photos/resnet18/args.txt --name again   # repeat a run; any flags can stand in a file
+torchrun --nproc_per_node 4 train.py --batch_size 256             # four GPUs, 1024 images a step
 """
 
 import dataclasses

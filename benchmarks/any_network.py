@@ -1,8 +1,8 @@
 """Networks of all families through every script: trained, resumed, evaluated, exported, quantized, counted, analysed.
 
     python benchmarks/any_network.py                             what the results lack
-    python benchmarks/any_network.py -m swin_t timm/levit_128s   of these networks only
-    python benchmarks/any_network.py --real photos/ -m swin_t    only train for an epoch on real images, and note the accuracy
+    python benchmarks/any_network.py -m swin_t timm/levit_128s  # of these networks only
+    python benchmarks/any_network.py --real photos/ -m swin_t   # only train for an epoch on real images, and note the accuracy
 
 Each network runs at its size in NETWORKS from random weights, on 128 small images of four digits. What is asked is whether a
 script does its work or refuses in one sentence, not how well the network answers. Writes results/any_network.json after every

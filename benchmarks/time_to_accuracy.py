@@ -2,7 +2,7 @@
 
   python benchmarks/time_to_accuracy.py --data_dir data/
   python benchmarks/time_to_accuracy.py --data_dir data/ --goals 0.9209 --seeds 5
-  python benchmarks/time_to_accuracy.py --data_dir data/ --alone                 without the reference, in minutes
+  python benchmarks/time_to_accuracy.py --data_dir data/ --alone                # without the reference, in minutes
 
 Every run trains on all of `train` for the fixed epochs of its recipe and looks at the test split once, at the end. The
 time is that of all but importing and that one look: reading the data, the steps, writing checkpoints. Compiled loops are

@@ -2,7 +2,7 @@
 
   python benchmarks/train_throughput.py --data_dir data/
   python benchmarks/train_throughput.py --data_dir data/ --cases custom resnet18 --pairs 5
-  python benchmarks/train_throughput.py --data_dir data --batch_size 512                       on a GPU
+  python benchmarks/train_throughput.py --data_dir data --batch_size 512                      # on a GPU
 
 The reference trains as torchvision's own reference script does: one image at a time through torchvision's transforms in
 loader workers, fp32, NCHW, the default allocator. Ours is what train.py does by itself. The two sides take turns in

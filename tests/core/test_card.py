@@ -83,6 +83,13 @@ def test_what_a_card_may_say_of_reading_is_what_readers_know():
         ModelCard("custom", ["a"], training={"reading": {"command": "x"}})
 
 
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "classes.txt").write_text("Coat\nBag\nCoat\n")
+    with pytest.raises(UserError, match="holds the name 'Coat' twice") as error:
+        read_classes(tmp_path / "classes.txt")
+    assert error.value.option == "classes"
+
+
 def test_a_text_that_begins_with_a_mark_has_the_same_classes(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
     assert read_classes(tmp_path / "classes.txt") == ["cat", "dog"]

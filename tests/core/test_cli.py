@@ -203,3 +203,11 @@ def test_what_was_given_can_be_written_and_read_again(tmp_path):
     assert "\n# --count 7\n" in text and again.count == 2 and again.given == args.given - {"count"}
     assert all(getattr(again, name) == getattr(args, name) for name in again.given)
     assert p.parse(argv=[file_of(tmp_path, p.as_file(p.parse(argv=["-w=@a"])))]).weights == "@a"
+
+
+def test_cuda_beside_another_device_is_refused():
+    parser = cli.Parser("x")
+    cli.add_device(parser)
+    with pytest.raises(UserError, match="--cuda contradicts --device cpu"):
+        parser.parse(argv=["--cuda", "--device", "cpu"])
+    assert parser.parse(argv=["--cuda", "--device", "cuda"]).cuda and parser.parse(argv=["--cuda"]).cuda

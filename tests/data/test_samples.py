@@ -35,8 +35,27 @@ def test_a_split_is_as_large_as_it_was_in_training():
     for fraction in (0.1, 0.4):
         card = TRAINED.replace(training=TRAINED.training | {"val_fraction": fraction})
         assert len(open_split(card, split="val")[0]) == pytest.approx(fraction * 1438, rel=0.02)
-        assert len(open_split(card, split="val", changes={"val_fraction": 0.2})[0]) == pytest.approx(288, rel=0.02)
-        assert card.training["val_fraction"] == fraction  # the card is not touched
+        without = card.replace(training={"dataset": "digits"})  # by an older version
+        assert len(open_split(without, split="val", changes={"val_fraction": 0.2})[0]) == pytest.approx(288, rel=0.02)
+        assert "val_fraction" not in without.training  # the card is not touched
+
+
+def test_another_part_of_its_own_data_than_was_held_out_is_refused(photos):
+    """Among it are images that the model has seen; data of others may be divided as one likes."""
+    training = {"dataset": str(photos), "val_fraction": 0.25, "reading": {"group_regex": "a"}}
+    card = ModelCard("custom", ["blue", "green", "red"], 32, training=training)
+    for changes, flag in (
+        ({"val_fraction": 0.5}, "val_fraction"),
+        ({"val_fraction": 0.0}, "val_fraction"),
+        ({"reading": {"group_regex": "b"}}, "group_regex"),
+        ({"reading": {"group_column": "site"}}, "group_column"),
+    ):
+        for named in (None, str(photos)):
+            with pytest.raises(UserError, match="images that the model has seen would count") as error:
+                open_split(card, named, changes=changes)
+            assert error.value.option == flag
+    other = card.replace(training={"dataset": "digits", "val_fraction": 0.25})
+    assert open_split(other, str(photos), changes={"val_fraction": 0.5})[0]
 
 
 def test_the_training_folder_is_known_again_wherever_it_lies(tmp_path):

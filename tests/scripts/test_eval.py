@@ -2,6 +2,7 @@ import csv
 import json
 import pathlib
 import re
+import shutil
 
 import pytest
 import torch
@@ -105,6 +106,35 @@ def test_results_of_files_that_are_made_of_one_checkpoint_do_not_replace_each_ot
         main_of("eval", "-w", path)
     names = sorted(path.stem for path in (tmp_path / "results" / "accuracy" / "digits").glob("*.json"))
     assert len(files) == len(made) and names == [path.stem for path in files]
+
+
+def test_a_checkpoint_that_is_called_as_its_model_has_results_and_files_of_its_own(checkpoint, main_of, tmp_path):
+    for name in ("best_model.pth", "custom.pth"):
+        shutil.copy(checkpoint, checkpoint.with_name(name))
+        main_of("eval", "-w", checkpoint.with_name(name))
+        main_of("export", "-w", checkpoint.with_name(name), "-e", "torchscript", "--images", 7)
+    assert len(list((tmp_path / "results" / "accuracy" / "digits").glob("*.json"))) == 2
+    converted = checkpoint.parent / "converted_models"
+    assert sorted(path.name for path in converted.iterdir()) == ["custom_custom_torchscript.pt", "custom_torchscript.pt"]
+
+
+def test_the_batch_of_a_file_that_takes_images_of_any_size_is_one(checkpoint, main_of, tmp_path):
+    main_of("export", "-w", checkpoint, "-e", "onnx", "--with_preprocessing", "--output", tmp_path / "x.onnx")
+    _, out = main_of("eval", "-w", tmp_path / "x.onnx", "--output", tmp_path / "x.json")
+    assert "batches of 1\n" in out and json.loads((tmp_path / "x.json").read_text())["batch_size"] == 1
+
+
+@pytest.mark.parametrize("name", ["x_confusion.png", "x_mistakes.png", "x_confusions.csv"])
+def test_a_csv_over_what_is_written_beside_the_json_is_refused(name, checkpoint, main_of, tmp_path):
+    with pytest.raises(UserError, match=r"is written beside .*x\.json, with other contents") as error:
+        main_of("eval", "-w", checkpoint, "--output", "x.json", "--csv", name)
+    assert error.value.option == "csv" and not list(tmp_path.glob("x*"))
+
+
+def test_standard_output_is_not_meant_by_a_dash(checkpoint, main_of, tmp_path):
+    for flag in ("--output", "--csv"):
+        with pytest.raises(UserError, match=f"{flag} - stands for no output here"):
+            main_of("eval", "-w", checkpoint, flag, "-")
 
 
 @pytest.mark.parametrize("flags", [("-e", "onnx"), ("-e", "torchscript"), ("-e", "onnx", "--with_preprocessing")])

@@ -1,6 +1,8 @@
 """Odd values of every flag of every script are refused in a sentence or taken; they never end in a traceback."""
 
 import importlib
+import re
+import shlex
 
 import pytest
 from conftest import ROOT
@@ -72,6 +74,25 @@ def test_numbers_that_no_machine_can_serve_and_empty_values_are_refused(name, pa
         for value in refused:
             with pytest.raises(UserError):
                 parse([*needed, *([f"{action.option_strings[-1]}={value}"] if action.option_strings else [value])])
+
+
+def examples(name):
+    """The command lines in the docstring of a script."""
+    lines = importlib.import_module(name).__doc__.splitlines()
+    return [line.strip() for line in lines if re.match(rf"\s*python3? {name}\.py ", line)]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_examples_of_a_script_can_be_copied(name, parse_of, monkeypatch):
+    """What follows behind a # is for the reader; only what is no longer or not yet there may be refused."""
+    _, parse = parse_of(name)
+    monkeypatch.chdir(ROOT)
+    assert examples(name)
+    for line in examples(name):
+        try:
+            parse(shlex.split(line, comments=True)[2:])
+        except UserError as error:
+            assert re.fullmatch(r"((\S+ )*\S+ (does not exist|cannot be read).*(; )?)+", str(error)), (line, str(error))
 
 
 OUTPUTS = {"--output", "--csv", "--json", "--html", "--fix_list", "--save_dir", "--path_to_save"}

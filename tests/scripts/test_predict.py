@@ -432,6 +432,14 @@ def test_a_fixed_batch_is_filled_up(batch, tmp_path):
     assert np.allclose(predictor(images), images.reshape(7, -1) @ weights, atol=1e-4)
 
 
+def test_a_class_folder_is_known_by_its_place_not_by_how_it_is_spelled(files, labelled, main_of):
+    image = next((labelled / "class 0").glob("*.*"))
+    (labelled / "class 0" / "deeper").mkdir()
+    place = f"labelled/class 0/deeper/../{image.name}"
+    status, out = main_of("predict", "-i", place, "-m", files / "m.onnx", "--labelled")
+    assert status == 0 and "of 1 image right" in out, out
+
+
 @pytest.fixture
 def labelled(tmp_path):
     """Eight digits in folders of two of the classes, and one in a folder that is no class."""

@@ -2,11 +2,13 @@
 
 import functools
 import json
+import os
 import shutil
 
 import pytest
 import torch
 from digits_checkpoint import checkpoint, learn, trained
+from networks import network_of
 
 from models.build import build_model
 from models.checkpoint import load_model, read_checkpoint, save_checkpoint
@@ -14,10 +16,11 @@ from utils.core.card import ModelCard
 from utils.core.errors import ACCURACY_LOST, UserError
 from utils.core.machine import cpu_features
 from utils.data.datasets import open_dataset
-from utils.data.samples import calibration_images
+from utils.data.samples import calibration_images, generated_images
 from utils.evaluation.latency import race
 from utils.export import gains, measure
 from utils.export.quantize import QUANTIZERS, HalfPrecision, finite_weights
+from utils.export.verify import export_model
 from utils.inference.predictors import open_predictor
 
 BATCHES = gains.BATCHES
@@ -232,6 +235,18 @@ def test_int8_without_data_says_what_to_give(main_of, tmp_path):
     with pytest.raises(UserError, match="the model card names no data set; say which") as error:
         main_of("quantize", "-w", tmp_path / "bare.pth", "-m", "custom", "--image_size", 16, "--scheme", "int8")
     assert error.value.option == "dataset"
+
+
+def test_an_exported_file_and_a_pipe_are_refused_in_a_sentence(main_of, tmp_path):
+    model, card = network_of("custom")
+    export_model(model, card, "torchscript", tmp_path / "x.pt", images=generated_images(7), source="generated images")
+    with pytest.raises(UserError, match=r"x\.pt is an exported file, not a checkpoint"):
+        main_of("quantize", "-w", tmp_path / "x.pt")
+    os.mkfifo(tmp_path / "pipe.pth")
+    for script, *flags in (("quantize",), ("export", "-e", "onnx"), ("predict_ckpoint", "-i", tmp_path / "x.png")):
+        generated_images(1)[0].save(tmp_path / "x.png")
+        with pytest.raises(UserError, match=r"pipe\.pth is not a file"):
+            main_of(script, "-w", tmp_path / "pipe.pth", *flags)
 
 
 def test_quantizing_twice_is_refused(main_of, tmp_path):

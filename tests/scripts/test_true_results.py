@@ -158,6 +158,13 @@ def test_of_the_folder_that_was_trained_on_the_held_out_part_is_measured(trained
     assert evaluate("-w", tmp_path / "own.pth")["samples"] < held_out
 
 
+def test_parts_of_a_folder_of_others_have_results_of_their_own(weights, photos, main_of, tmp_path):
+    photos = flat(photos)
+    main_of("eval", "-w", weights, "-d", photos)
+    main_of("eval", "-w", weights, "-d", photos, "--val_fraction", 0.3)
+    assert len(list((tmp_path / "results" / "accuracy").rglob("*.json"))) == 2
+
+
 def test_results_of_unlike_measurements_have_unlike_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "a/photos", "b/photos"):

@@ -295,7 +295,9 @@ def read_classes(path):
         raise UserError(f"{path} cannot be read ({reason})", option="classes") from None
     if not names:
         raise UserError(f"{path} holds no class names; write one a line", option="classes")
-    for name in names:
+    for place, name in enumerate(names):
         if not _is_text(name):
             raise UserError(f"{path} holds a name that is too long or not printable: {_short(name)}", option="classes")
+        if name in names[:place]:
+            raise UserError(f"{path} holds the name {_short(name)} twice; answers could not be told apart", option="classes")
     return names

@@ -129,7 +129,7 @@ class Parser(argparse.ArgumentParser):
         args, faults = self._parse_words(argv)
         if not faults:
             args.given = self._given(argv)
-            faults = [fault for check in cross_checks for fault in check(args)]
+            faults = [fault for check in (_devices_agree, *cross_checks) for fault in check(args)]
         if faults:
             raise UserError("; ".join(faults))
         return args
@@ -276,6 +276,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action):
         shown = action.default not in (None, False, argparse.SUPPRESS) and action.default != []
         return f"{action.help or ''} (default: %(default)s)" if shown else action.help
+
+
+def _devices_agree(args):
+    """The fault of --cuda beside another device."""
+    other = getattr(args, "cuda", False) and args.device not in ("auto", "cuda")
+    return [f"--cuda contradicts --device {args.device}; give one of them"] if other else []
 
 
 def same_file(args, *names):

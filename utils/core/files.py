@@ -147,10 +147,12 @@ def origin(path, model=None, dataset=None):
     path = pathlib.Path(path)
     inside = pathlib.Path(os.path.relpath(path))
     parts = list(inside.parts if ".." not in inside.parts else path.resolve().parts[1:])
-    if parts and not path.is_dir():
-        parts[-1] = path.stem
+    own = [path.stem] if parts and not path.is_dir() else []
+    folders = parts[: len(parts) - len(own)]
     usual = {"weights", "converted_models", "best_model", dataset}
-    kept = [part for part in parts if part not in usual and not (model and f"{part}_".startswith(f"{model}_"))]
+    kept = [part for part in folders if not (model and f"{part}_".startswith(f"{model}_"))]
+    kept += [stem for stem in own if not (model and stem.startswith(f"{model}_"))]  # one called as the model is another file
+    kept = [part for part in kept if part not in usual]
     return "-".join(map(file_part, kept[-2:]))
 
 

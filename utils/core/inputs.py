@@ -36,6 +36,8 @@ def no_folder(path):
 
 def no_place(path):
     """Check of a flag: what keeps a file from being written at a path, or None. Nothing is made."""
+    if path == "-":
+        return "stands for no output here; name a file"
     return "is a folder; name a file" if os.path.isdir(path) else _no_way_to(path)
 
 

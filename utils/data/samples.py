@@ -25,6 +25,7 @@ def open_split(card, dataset=None, data_dir=None, split=None, changes=None):
     is no such data set or split, and where the classes are not those of the card.
     """
     changes = changes or {}
+    _must_divide_as_before(card, dataset, changes)
     if dataset and not is_own(card, dataset):
         opened = _open_whole(card, dataset, data_dir, changes)
     else:
@@ -43,6 +44,7 @@ def _open_whole(card, dataset, data_dir, changes):
     opened = open_dataset(dataset, data_dir or "data/", changes.get("val_fraction", 0), complete=False, reading=reading)
     known = "images" in card.training and card.training["images"] == images_digest(opened)
     if known:  # the folder has moved; where a table of the same images lacks the groups, they cannot be divided as before
+        _must_divide_as_before(card, None, changes)
         with contextlib.suppress(UserError):
             moved = card.replace(training=card.training | changes | {"dataset": dataset})
             return dataset_of(moved, dataset, data_dir, some=True)
@@ -55,6 +57,24 @@ def _open_whole(card, dataset, data_dir, changes):
             holds = "holds the images" if known else "is called like the data"
             opened.notices.append(f"{dataset} {holds} that the model was trained on: images that it has seen count too")
     return opened
+
+
+def _must_divide_as_before(card, dataset, changes):
+    """Raise UserError where `changes` would hold out other images of its own data than the training of `card` did."""
+    if not card.training or (dataset and not is_own(card, dataset)):
+        return
+    fraction, was = changes.get("val_fraction"), card.training.get("val_fraction")
+    if fraction is not None and was is not None and fraction != was:
+        raise UserError(
+            f"{was:g} of the images was held out of training; with {fraction:g}, images that the model has seen would count",
+            option="val_fraction",
+        )
+    reading, before = changes.get("reading") or {}, card.training.get("reading", {})
+    for name in {"group_column", "group_regex"} & reading.keys():
+        if reading[name] != before.get(name):
+            raise UserError(
+                "the training divided the images otherwise, so images that the model has seen would count", option=name
+            )
 
 
 def find_dataset(card, dataset=None, data_dir=None, required=False):

@@ -70,7 +70,8 @@ def hold_quantized(weights, card):
         if f"torch.{scheme.dtype}" in kinds:
             return card.replace(scheme=name)
     made = converted_folder(weights) / QUANTIZERS["fp16"].file_name(converted_name(weights, card))
-    raise UserError(f"the weights in {weights} are not quantized; give the file of quantize.py ({made})", option="quantized")
+    such = f" ({made})" if has_weights else ""  # it is made of a checkpoint
+    raise UserError(f"the weights in {weights} are not quantized; give the file of quantize.py{such}", option="quantized")
 
 
 def finite_weights(network, path):

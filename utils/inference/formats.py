@@ -10,6 +10,7 @@ any other engine.
 """
 
 import importlib
+import os
 import pathlib
 from dataclasses import dataclass
 
@@ -159,7 +160,9 @@ def format_of(path, name=None, otherwise=None):
 
 
 def must_be_checkpoint(path):
-    """Raises UserError where `path` is an exported file, which the scripts for checkpoints cannot take."""
+    """Raises UserError where `path` is an exported file, which the scripts for checkpoints cannot take, or no file."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError(f"{path} is not a file; name the model file itself")
     suffix = pathlib.Path(path).suffix.lower()
     by_suffix = next((name for name, entry in FORMATS.items() if entry.suffix == suffix and not entry.mark), None)
     if (recognise(path) or by_suffix) in exported():
@@ -171,7 +174,7 @@ def converted_name(weights, card):
     own = file_part(pathlib.Path(weights).stem)
     if own == "best_model":
         return card.file_name
-    return own if f"{own}_".startswith(f"{card.file_name}_") else f"{card.file_name}_{own}"
+    return own if own.startswith(f"{card.file_name}_") else f"{card.file_name}_{own}"
 
 
 def converted_folder(weights):

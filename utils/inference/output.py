@@ -1,6 +1,7 @@
 """What was answered, as lines and tables on the screen, as JSON and CSV, and as images with the answer drawn on."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -90,7 +91,7 @@ def _must_lie_in_class_folders(paths, classes):
 
 
 def _class_of(path):
-    return pathlib.Path(path).absolute().parent.name
+    return pathlib.Path(os.path.abspath(path)).parent.name
 
 
 def _in_words(score):
