@@ -51,6 +51,8 @@ def parser():
 
 def contradictions(args):
     faults = ["--weights and --folds both rank the labels; take one"] if args.weights and args.folds else []
+    if "seed" in args.given and not args.folds:
+        faults.append("--seed is of the networks of --folds; leave it out, or add --folds")
     return faults + cli.same_file(args, "json", "fix_list", "html")
 
 

@@ -46,7 +46,10 @@ def parser():
 
 def contradictions(args):
     count = len(args.weights)
-    return [f"--weights was given {count} times; a page shows one model or two"] if count > 2 else []
+    if count > 2:
+        return [f"--weights was given {count} times; a page shows one model or two"]
+    same = count == 2 and os.path.realpath(args.weights[0]) == os.path.realpath(args.weights[1])
+    return ["--weights names one model twice; a comparison needs two"] if same else []
 
 
 def look(path, name, args):
@@ -147,8 +150,10 @@ def main():
     choose_device(args.device, args.cuda)
     paths = [model_file(place) for place in args.weights]
     cards = [path.with_name("MODEL_CARD.md") for path in paths] if args.card else []
-    protect(*paths)
+    protect(*(file for path in paths for file in path.parent.iterdir() if file not in cards and file.suffix != ".html"))
     check_places(args.output)
+    if args.output and os.path.realpath(args.output) in map(os.path.realpath, cards):
+        raise UserError("--output and --card name one file; name another page", option="output")
     if len({*cards}) < len(cards):
         raise UserError("both models lie in one folder, which holds one MODEL_CARD.md: give it with one of them", option="card")
     for place in cards:

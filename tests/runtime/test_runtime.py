@@ -11,6 +11,7 @@ from conftest import ROOT
 from models.build import build_model
 from utils.core.errors import UserError
 from utils.runtime import device as device_module
+from utils.runtime import timing
 from utils.runtime.compile import compile_whole, trial_step
 from utils.runtime.config import RunConfig
 from utils.runtime.device import DEVICES, choose_device, kind_of, share_cores
@@ -154,6 +155,16 @@ def test_devices(capsys):
             choose_device("cuda")
         assert choose_device("auto", cuda=True).type == "cpu"
         assert "the CPU is used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", "", "\x00"])
+def test_a_damaged_file_of_times_is_written_anew(damage, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert timing.remembered("times", "k", lambda: True) == (True, None)
+    (file,) = tmp_path.rglob("times.json")
+    file.write_text(damage)
+    assert timing.remembered("times", "k", lambda: False) == (False, None)
+    assert timing.remembered("times", "k", lambda: True) == (False, None)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

@@ -85,6 +85,11 @@ def test_what_is_printed_fits_into_80_columns_and_names_each_file_whole(tmp_path
     assert all(len(line) <= 80 for line in lines if "/" not in line), out
 
 
+def test_a_seed_without_folds_is_refused(photos, main_of):
+    with pytest.raises(UserError, match="--seed is of the networks of --folds"):
+        main_of("check_dataset", "-d", photos, "--seed", 5)
+
+
 def test_a_finding_may_be_of_no_file_or_of_many(photos, main_of):
     for number in range(20):
         shutil.copy(photos / "train" / "red" / "1.jpg", photos / "train" / "red" / f"same_{number:02}.jpg")

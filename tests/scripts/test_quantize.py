@@ -96,6 +96,15 @@ def test_without_labels_nothing_is_said_of_how_many_are_right():
     assert gains.judge(result, max_drop=1.0)[0].startswith("answers otherwise: 90.00 % of 50 images alike, under 99 %; ")
 
 
+@pytest.mark.parametrize("accuracy", [0.95, 0.93, 0.90, 0.80])
+def test_a_drop_of_just_what_is_allowed_is_allowed(accuracy):
+    """In binary, 0.95 - 0.94 is more than 0.01."""
+    before, after = facts(accuracy, 40, 4, 80), facts(round(accuracy - 0.01, 2), 10, 2, 40)
+    before["Acc@1 95 % interval"] = [0.5, 0.99]
+    result = {"before": before, "after": after, "images": 100, "agreement": 1.0}
+    assert gains.judge(result, max_drop=1.0)[1] == 0 and gains.judge(result, max_drop=0.99)[1] == 4
+
+
 def test_a_drop_within_a_wide_interval_still_counts():
     before, after = facts(0.90, 40, 4, 80), facts(0.88, 10, 2, 40)
     before["Acc@1 95 % interval"] = [0.80, 0.95]

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from utils.core.card import ModelCard
 from utils.core.errors import UserError
 from utils.data.datasets import open_dataset
 from utils.data.splits import images_digest
+from utils.report import files as report_files
 from utils.report.model_card import check_card_place
 from utils.report.page import SECTIONS
 
@@ -313,6 +315,39 @@ def test_pages_on_runs_of_one_name_are_two(digits, call, tmp_path):
     call("report", "-w", digits / "last.pth")
     (digits / "last.pth").unlink()
     assert len({*folder.rglob("*.html")} - before) == 2
+
+
+@pytest.mark.parametrize("name", ["last.pth", "args.txt", "best_model.pth"])
+def test_a_page_replaces_no_file_of_the_run(name, digits, call):
+    (digits / name).touch()
+    before = (digits / name).read_bytes()
+    with pytest.raises(UserError, match="it is an input of this run"):
+        call("report", "-w", digits, "--output", digits / name)
+    assert (digits / name).read_bytes() == before
+
+
+def test_page_and_card_are_two_files_and_a_model_is_not_compared_with_itself(digits, call):
+    with pytest.raises(UserError, match="--output and --card name one file"):
+        call("report", "-w", digits, "--card", "--output", digits / "MODEL_CARD.md")
+    with pytest.raises(UserError, match="names one model twice"):
+        call("report", "-w", digits, "-w", f"{digits}/")
+
+
+@pytest.mark.parametrize("rows", ['{"files": [1]}', '{"files": [{"bytes": 1}]}', "[]", "{"])
+def test_a_damaged_file_of_benchmark_costs_no_page(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_files, "benchmark_file", lambda *facts: tmp_path / "x.json")
+    (tmp_path / "x.json").write_text(rows)
+    run = SimpleNamespace(card=None, path=None, data=None, dataset=SimpleNamespace(name="digits"))
+    assert report_files._benchmark(run) == {}
+
+
+def test_figures_of_benchmark_are_found_however_the_path_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report_files, "benchmark_file", lambda *facts: tmp_path / "x.json")
+    row = {"file": "run/converted_models/a.onnx", "bytes": 3}
+    (tmp_path / "x.json").write_text(json.dumps({"files": [row]}))
+    run = SimpleNamespace(card=None, path=None, data=None, dataset=SimpleNamespace(name="digits"))
+    assert report_files._benchmark(run) == {str(tmp_path.resolve() / row["file"]): row}
 
 
 def test_what_was_found_is_printed_though_it_cannot_be_written(digits, call, capsys, full_results):

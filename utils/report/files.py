@@ -53,13 +53,13 @@ def exported_files(run, answers):
     """
     folder, suffixes = converted_folder(run.path), {entry.suffix for entry in FORMATS.values()}
     chosen = evenly(len(run.split), MOST)
-    measured = {row["file"]: row for row in _benchmark(run)}
+    measured = _benchmark(run)
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix not in suffixes or path == folder / os.path.basename(run.path):
             continue
         size, older = path.stat().st_size, path.stat().st_mtime < os.stat(run.path).st_mtime
-        row = measured.get(str(path), {})
+        row = measured.get(os.path.realpath(path), {})
         try:
             facts = _ask(path, run, chosen, answers)
         except UserError as error:
@@ -85,9 +85,10 @@ def _ask(path, run, chosen, answers):
 
 
 def _benchmark(run):
-    """The rows that benchmark.py wrote for this checkpoint on this data set, where it did."""
+    """{path of a file: row} that benchmark.py wrote for this checkpoint on this data set, where it did."""
     path = benchmark_file(run.card, run.path, run.data, run.dataset.name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["files"]
+        rows = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {os.path.realpath(row["file"]): row for row in rows}
     except (OSError, ValueError, LookupError, TypeError):
-        return []
+        return {}

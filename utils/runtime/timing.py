@@ -23,10 +23,13 @@ def faster(key, ways):
 def remembered(name, key, measure):
     """What `measure()` returned when `key` was first asked for on this machine, and a notice where it could not be kept.
 
-    The answers are in <cache folder>/<name>.json.
+    The answers are in <cache folder>/<name>.json; a damaged file of them is written anew.
     """
     cache = cache_folder() / f"{name}.json"
-    known = json.loads(cache.read_text()) if cache.exists() else {}
+    try:
+        known = dict(json.loads(cache.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = {}
     if key not in known:
         known[key] = measure()
         try:
