@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from utils.core.text import plural
+
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 WEIGHTS = RESULTS.parent / "weights"
 
@@ -26,8 +28,8 @@ def spread(values, digits):
 def machine(machine):
     """A machine in words, with the widest instruction set that it has."""
     widest = f" with {machine['cpu_features'][-1]}" if machine.get("cpu_features") else ""
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
-    return f"{machine['cpu']}{widest}, {machine['cores']} cores, {threads}, PyTorch {machine['torch'].split('+')[0]}"
+    size = f"{plural(machine['cores'], 'core')}, {plural(machine['threads'], 'thread')}"
+    return f"{machine['cpu']}{widest}, {size}, PyTorch {machine['torch'].split('+')[0]}"
 
 
 def measured(command, found):
