@@ -110,6 +110,26 @@ def test_defects_among_two_thousand_photographs(real_data, tmp_path):
     assert len(planted) == 40 and len(missed) <= 1 and len(false) <= 5, (missed, false)
 
 
+def test_fine_textures_and_colours_of_one_grey_are_not_uniform_and_odd_orientations_turn_nothing(tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    halves = np.zeros((60, 60, 3), np.uint8)
+    halves[:, :30, 0], halves[:, 30:, 1] = 255, 130  # of one grey
+    for name, pixels in {"board": board, "noise": noise, "halves": halves}.items():
+        Image.fromarray(pixels).convert("RGB").save(folder / f"{name}.png")
+    for orientation in (0, 1, 3, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(noise).save(folder / f"turned{orientation}.jpg", exif=exif)
+    Image.new("RGB", (90, 90), (80, 70, 60)).save(folder / "plain.png")
+    facts = {pathlib.Path(fact.path).stem: fact for fact in read_all(scan_folder(tmp_path)[1], show=False)}
+    found = {(f.kind, pathlib.Path(path).stem) for f in find(list(facts.values()), ["a"]) for path in f.paths}
+    assert {stem for kind, stem in found if kind == "nearly uniform"} == {"plain"}
+    assert {stem for kind, stem in found if kind == "rotated by EXIF"} == {"turned3"}
+
+
 @pytest.fixture
 def noisy(tmp_path):
     """120 images of two classes, coarse noise, in train/, which no two have alike."""

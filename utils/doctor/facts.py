@@ -17,7 +17,8 @@ from utils.core.walk import HEIF
 CHUNK = 32  # files that a process reads at a time
 THUMBNAIL = 64  # px, the side of the grey square that copies are compared by
 FINE = 32  # px, the side at which sharpness is measured: the same for images of every size
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+ORIENTATION, TURNED = 0x0112, range(2, 9)  # EXIF tag, and those of its values that turn or mirror
+MOST_LOOKED_AT = 256  # px a side of an image whose contrast is measured: every so many of its pixels
 # What of an image a copy may show: everything, or all but a margin at some sides; (left, top, right, bottom) as shares.
 CROPS = ((0, 0, 1, 1), (0.05, 0.05, 0.95, 0.95), (0.025, 0.025, 0.975, 0.975),
          *((x, y, x + side, y + side) for side in (0.9, 0.95) for x in (0, 1 - side) for y in (0, 1 - side)))  # fmt: skip
@@ -38,7 +39,8 @@ class Facts:
     rotated: bool = False  # by EXIF
     odd: str | None = None  # what is odd about its values, in words
     mean: float = 0.0  # grey level, 0 to 255
-    spread: float = 0.0  # standard deviation of the grey levels
+    contrast: float = 0.0  # standard deviation of the levels of that colour where it is largest
+    spread: float = 0.0  # standard deviation of the grey levels of the image at FINE px
     sharpness: float = 0.0  # variance of the Laplacian over the variance of the grey levels
     hashes: np.ndarray | None = None  # uint64 (len(CROPS),), perceptual
     mirrored: np.uint64 | None = None  # the hash of the mirror image
@@ -70,16 +72,21 @@ def read_facts(place):
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
                 stored = {"size": image.size, "mode": image.mode, "format": image.format or ""}
-                rotated = image.getexif().get(ORIENTATION, 1) != 1
+                rotated = image.getexif().get(ORIENTATION, 1) in TURNED
                 reason = refusal(image)
                 if reason:
                     return Facts(path, split, label, digest, reason)
                 rgb = to_rgb(image)
     except Exception as error:  # Pillow's plugins raise what their parsers meet
         return Facts(path, split, label, digest, why_unreadable(error, io.BytesIO(content)))
-    return Facts(
-        path, split, label, digest, None, rotated=rotated, odd=rgb.info.get(ODD), **stored, **_measured(rgb.convert("L"))
-    )
+    seen = {"rotated": rotated, "odd": rgb.info.get(ODD), "contrast": _contrast(rgb)}
+    return Facts(path, split, label, digest, None, **seen, **stored, **_measured(rgb.convert("L")))
+
+
+def _contrast(rgb):
+    """Of a Pillow RGB image, of which no fine texture and no colour may be averaged away."""
+    some = rgb.resize([min(side, MOST_LOOKED_AT) for side in rgb.size], Image.Resampling.NEAREST)
+    return float(np.asarray(some, np.float32).std(axis=(0, 1)).max())
 
 
 def _measured(grey):

@@ -81,15 +81,15 @@ def narrow(kind, facts, classes):
 @CHECKS.register("nearly uniform")
 def uniform(kind, facts, classes):
     def holds(f):
-        return f.spread < (BLACK if f.mean < DARK else UNIFORM)
+        return f.contrast < (BLACK if f.mean < DARK else UNIFORM)
 
-    return _each(kind, facts, holds, lambda f: f"spread {f.spread:.1f} grey levels", "delete")
+    return _each(kind, facts, holds, lambda f: f"spread {f.contrast:.1f} of 255 levels", "delete")
 
 
 @CHECKS.register("dark")
 def dark(kind, facts, classes):
     def holds(f):
-        return f.mean < DARK and f.spread >= BLACK
+        return f.mean < DARK and f.contrast >= BLACK
 
     return _each(kind, facts, holds, lambda f: f"mean grey level {f.mean:.0f} of 255", "brighten or delete")
 
@@ -97,7 +97,7 @@ def dark(kind, facts, classes):
 @CHECKS.register("overexposed")
 def overexposed(kind, facts, classes):
     def holds(f):
-        return f.mean > BRIGHT and f.spread >= UNIFORM
+        return f.mean > BRIGHT and f.contrast >= UNIFORM
 
     return _each(kind, facts, holds, lambda f: f"mean grey level {f.mean:.0f} of 255", "look at it")
 
