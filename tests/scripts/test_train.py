@@ -257,7 +257,7 @@ def test_a_place_that_is_a_file_is_named_before_anything_is_decoded(script, tmp_
     result = script("train.py", *TINY, "--max_epoch", 1)
     assert (
         result.returncode == 2
-        and result.stderr.startswith("error: --path_to_save: weights/digits")
+        and result.stderr.startswith("error: --path_to_save weights/ cannot be written: ")
         and "CPU," not in result.stdout
     )
     assert len(result.stderr.splitlines()) == 1 and (tmp_path / "weights").read_text() == "mine"
